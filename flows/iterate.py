@@ -1,0 +1,147 @@
+"""One tick of the loop as a Prefect flow: one task a stage, in the order of DVC's own graph.
+
+    tick("workspaces/demo")
+      import labels ─> embed ─> train ─> score ─> select ─> evaluate ─> monitor ─> report ─> validate tables ─> export ─> track
+
+No flow waits in memory for people: a tick with nothing due ends at once, and the next one looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import State
+
+from tasks import tracking, versions
+from tasks.campaign import Campaign, open_campaign
+from tasks.errors import GleanerError, Unreachable
+from tasks.export import Closed, export, finish_exported
+from tasks.import_labels import due, open_iteration, poll
+
+LOGS = ".gleaner/logs"
+OUTSIDE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [1, 5, 20], "cache_policy": NO_CACHE}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick did."""
+
+    closed: Closed | None
+    why: str  # why there was something to do, or not
+    warnings: tuple[str, ...] = ()
+
+
+def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
+    """A network or a disk may come back; a refused batch or a wrong setting stays wrong."""
+    return isinstance(state.result(raise_on_failure=False), Unreachable | OSError)
+
+
+@task(name="import labels", task_run_name="import labels", retry_condition_fn=_worth_retrying, **OUTSIDE)
+def import_labels(campaign: Campaign) -> int:
+    """Poll the labeling tool and open the iteration."""
+    answers = poll(campaign)
+    number = open_iteration(campaign)
+    get_run_logger().info("%d new answers; iteration %d is open", answers, number)
+    return number
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE)
+def run_stage(campaign: Campaign, stage: str, number: int) -> bool:
+    """Run one DVC stage if anything it depends on changed."""
+    log = campaign.store.path(f"{LOGS}/{versions.tag_name(number)}-{stage}.log")
+    ran = versions.reproduce(campaign.root, stage, log)
+    get_run_logger().info(
+        "%s", log.read_text(encoding="utf-8", errors="replace").strip() or f"{stage}: nothing changed"
+    )
+    return ran
+
+
+@task(name="validate tables", task_run_name="validate tables", cache_policy=NO_CACHE)
+def validate_tables(campaign: Campaign) -> None:
+    """Great Expectations over the tables at each border, once an iteration, in this process."""
+    from monitoring.tables import render, validate
+
+    report = validate(campaign.store)
+    campaign.store.write_bytes(".gleaner/tables.html", render(report).encode())
+    if not report.passed:
+        raise GleanerError("tables are not valid, nothing was exported:\n" + "\n".join(report.problems()))
+
+
+@task(name="export", task_run_name="export", retry_condition_fn=_worth_retrying, **OUTSIDE)
+def export_batch(campaign: Campaign) -> Closed | None:
+    """Gate, export, snapshot, commit, tag."""
+    return export(campaign)
+
+
+@task(name="track", task_run_name="track", cache_policy=NO_CACHE)
+def track(campaign: Campaign) -> list[str]:
+    """Show the iteration in the tracker; when that is not there, the outbox keeps it."""
+    problems = tracking.flush(campaign)
+    for problem in problems:
+        get_run_logger().warning(problem)
+    return problems
+
+
+def _run_name() -> str:
+    return f"{Path(flow_run.parameters['workspace']).name}: tick"
+
+
+@flow(name="tick", flow_run_name=_run_name, validate_parameters=False)
+def tick(workspace: str, on_step: Callable[[str, int], None] | None = None) -> Tick:
+    """Recover, poll, and run one iteration if one is due. Raises Blocked when a check refuses the batch."""
+    root = Path(workspace)
+    with open_campaign(root, "tick") as campaign:
+        step = on_step or _silent
+        recovered = finish_exported(campaign)
+        if recovered is not None:
+            return _finished(campaign, recovered, "an iteration that was interrupted is finished")
+        poll(campaign)
+        verdict = due(campaign)
+        if not verdict.now:
+            get_run_logger().info("nothing is due: %s", verdict.why)
+            return Tick(None, verdict.why)
+        closed = _iterate(campaign, step)
+        return _finished(campaign, closed, verdict.why)
+
+
+def _silent(step: str, number: int) -> None:
+    return None
+
+
+def _iterate(campaign: Campaign, step: Callable[[str, int], None]) -> Closed | None:
+    step("import labels", -1)
+    number = import_labels(campaign)
+    for stage in versions.stage_order(campaign.root):
+        step(stage, number)
+        run_stage(campaign, stage, number)
+    step("validate tables", number)
+    validate_tables(campaign)
+    step("export", number)
+    return export_batch(campaign)
+
+
+def _finished(campaign: Campaign, closed: Closed | None, why: str) -> Tick:
+    warnings = track(campaign)
+    if closed is not None:
+        _artifacts(campaign, closed)
+    return Tick(closed, why, tuple(warnings))
+
+
+def _artifacts(campaign: Campaign, closed: Closed) -> None:
+    key = f"{campaign.id}-iteration-{closed.number}"
+    report = campaign.store.path("data/report/report.md")
+    create_markdown_artifact(
+        report.read_text(encoding="utf-8"), key=f"{key}-report", description=f"Iteration {closed.number}"
+    )
+    metrics = campaign.store.read_json("data/evaluation/metrics.json")
+    rows = [{"measure": name, "value": str(value)} for name, value in sorted(metrics.items())]
+    create_table_artifact(
+        rows, key=f"{key}-metrics", description=f"Measures of iteration {closed.number}: {asdict(closed)}"
+    )

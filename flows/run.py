@@ -1,0 +1,100 @@
+"""Run ticks in one process, with a progress bar: `gleaner tick` once, `gleaner run` until there is nothing to do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flows import settings
+from tasks import versions
+from tasks.campaign import open_campaign
+from tasks.export import finish_exported
+from tasks.import_labels import due, poll
+
+if TYPE_CHECKING:
+    from flows.iterate import Tick
+
+STEPS_AROUND = 3  # import labels, validate tables, export: the steps beside DVC's stages
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A look that found nothing to do, before anything heavy was imported."""
+
+    why: str
+
+
+def look(root: Path) -> Idle | None:
+    """Poll the labeling tool and decide whether a tick is due. Imports neither Prefect nor MLflow."""
+    with open_campaign(root, "tick") as campaign:
+        if finish_exported(campaign) is not None:
+            return None
+        poll(campaign)
+        verdict = due(campaign)
+        return None if verdict.now else Idle(verdict.why)
+
+
+def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:
+    """Run up to `iterations` iterations; ends early when nothing is due (after waiting `wait_seconds` for answers)."""
+    done: list[Tick | Idle] = []
+    deadline = time.monotonic() + wait_seconds
+    while sum(not isinstance(tick, Idle) for tick in done) < iterations:
+        idle = look(root)
+        if idle is None:
+            if not done:
+                settings.prepare(root)
+            done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
+            deadline = time.monotonic() + wait_seconds
+        elif time.monotonic() < deadline and idle.why.startswith("waiting"):
+            time.sleep(min(5.0, max(0.1, wait_seconds / 10)))
+        else:
+            return [*done, idle]
+    return done
+
+
+def _tick(root: Path, title: str) -> Tick:
+    from flows.iterate import tick
+
+    settings.quiet_console()
+    with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
+        return tick(str(root), step)
+
+
+class _Steps:
+    """Moves the bar when a step begins."""
+
+    def __init__(self, bar: Progress, title: str, total: int) -> None:
+        self._bar, self._task = bar, bar.add_task(title, total=total, step="starting Prefect")
+
+    def __call__(self, step: str, number: int) -> None:
+        self._bar.update(self._task, step=step, advance=0 if number < 0 else 1)
+
+    def finish(self) -> None:
+        """Fill the bar."""
+        total = self._bar.tasks[0].total
+        self._bar.update(self._task, completed=total, step="done")
+
+
+@contextmanager
+def _progress(total: int, title: str) -> Iterator[_Steps]:
+    """A bar on a copy of the terminal's descriptor: stages redirect the original one into their logs."""
+    with os.fdopen(os.dup(2), "w") as stream:
+        columns = (
+            TextColumn("{task.description:<20}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[step]}"),
+        )
+        with Progress(*columns, console=Console(file=stream)) as bar:
+            steps = _Steps(bar, title, total)
+            yield steps
+            steps.finish()

@@ -1,0 +1,69 @@
+"""What people read on the terminal: the status of a campaign and the demo's closing table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ARMS = ("seed", "active", "control", "holdout", "total")
+
+
+def show_status(value: dict[str, Any]) -> None:
+    """Print `gleaner status`."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, text in _status_rows(value):
+        table.add_row(name, text)
+    Console().print(table)
+
+
+def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("campaign", value["campaign"])]
+    if "workspace" in value:
+        rows.append(("workspace", value["workspace"]))
+    if value.get("images") is not None:
+        rows.append(("pool", f"{value['images']} images"))
+    if value.get("iteration") is not None:
+        rows.append(("iteration", f"{value['iteration']} ({value['state']})"))
+    if "labeled" in value:
+        rows.append(("labels spent", spent(value["labeled"], value["budget"])))
+        rows.append(("waiting", f"{value['pending']} tasks unanswered, {value['skipped']} skipped"))
+        rows.append(("accuracy", accuracy(value)))
+        rows.append(
+            ("champion", "none yet" if value["champion"] is None else f"the model of iteration {value['champion']}")
+        )
+        rows.append(
+            ("remote", value["remote"] or "none: data is on this machine only (`dvc remote add --default NAME URL`)")
+        )
+    for name, label in (("quarantined_events", "quarantined answers"), ("waiting_for_tracker", "not in MLflow yet")):
+        if value.get(name):
+            rows.append((label, str(value[name])))
+    for finding in value.get("findings", ()):
+        rows.append((f"{finding['severity']}: {finding['check']}", f"{finding['what']} {finding['todo']}"))
+    return [*rows, ("next", value["next"])]
+
+
+def spent(labels: dict[str, int], budget: int | None = None) -> str:
+    """'seed 20, active 162, control 18, holdout 300: total 500 of 500'."""
+    parts = ", ".join(f"{arm} {labels[arm]}" for arm in ARMS[:-1])
+    return f"{parts}: total {labels['total']}" + (f" of {budget}" if budget else "")
+
+
+def accuracy(value: dict[str, Any]) -> str:
+    """'97.1 % (94.8 to 98.4 %) on the holdout'."""
+    if value.get("accuracy") is None:
+        return "not measured yet (no holdout labels)"
+    return f"{value['accuracy']:.1%} on the holdout (interval {value['low']:.1%} to {value['high']:.1%})"
+
+
+def show_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a closing table of names and texts."""
+    table = Table(title=title, title_justify="left", show_header=False, pad_edge=False, title_style="bold")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, text)
+    Console().print(table)

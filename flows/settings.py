@@ -1,0 +1,41 @@
+"""Prefect's environment for a workspace. Call before Prefect is imported: it reads these once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULTS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the default of 20 is too short on a loaded machine
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # SQLite servers answer 503 while they are locked
+    "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # one authority for what is done already: DVC
+}
+#: any of these means that the user has a Prefect of their own; then theirs is used
+OWN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
+
+
+def prepare(root: Path) -> None:
+    """Point Prefect at the workspace's own database unless the environment names another."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not any(name in os.environ for name in OWN):
+        home = root.resolve() / ".gleaner" / "prefect"
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.environ["PREFECT_HOME"] = str(home)
+
+
+def quiet_console() -> None:
+    """Keep Prefect's log off the terminal (it goes to the API and the UI); errors are shown once, by the CLI."""
+    import logging
+
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    setup_logging()
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "root"):
+        for handler in logging.getLogger(None if name == "root" else name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL + 1)

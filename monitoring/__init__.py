@@ -1,0 +1,1 @@
+"""Checks that stand between selection and export."""

@@ -1,0 +1,128 @@
+"""`data/artefacts.json`: path, size and SHA-256 of every file of an iteration, and the environment that made it.
+
+DVC knows its files by MD5 and repairs silently; this list is our own proof. It is committed with the tag, checked
+against the cache before the tag is set, and `gleaner restore` and `gleaner verify --deep` measure against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import GleanerError
+from tasks.store import Store, sha256
+from tasks.versions import Cached
+
+ARTEFACTS = "data/artefacts.json"
+FOLDERS = ("data/pool", "data/features", "data/inputs", "data/evaluation", "data/report", "data/ledger", "models/head")
+FILES = (
+    "data/scores.parquet",
+    "data/selection.parquet",
+    "data/findings.json",
+    "dvc.lock",
+    "dvc.yaml",
+    "data/campaign.json",
+)
+KNOWN = ".gleaner/sha256.json"
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "pillow", "pyarrow")
+
+Entry = dict[str, Any]
+
+
+def list_artefacts(store: Store) -> list[str]:
+    """Relative paths of all files of the iteration that is in the working tree, sorted."""
+    found = [name for name in FILES if store.exists(name)]
+    for folder in FOLDERS:
+        found += [p.relative_to(store.root).as_posix() for p in store.path(folder).rglob("*") if p.is_file()]
+    return sorted(found)
+
+
+def build(store: Store, iteration: int, campaign: str, params_text: str, threads: int) -> dict[str, Any]:
+    """Hash everything; unchanged files (same size, time and inode) are not read again."""
+    known = _read_known(store)
+    files: dict[str, Entry] = {}
+    for name in list_artefacts(store):
+        status = store.path(name).stat()
+        mark = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+        if known.get(name, ["", ""])[0] != mark:
+            known[name] = [mark, sha256(store.path(name))]
+        files[name] = {"size": status.st_size, "sha256": known[name][1]}
+    text = params_text.encode()
+    files["params.yaml"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    store.write_json(KNOWN, {name: known[name] for name in files if name in known})
+    return {"campaign": campaign, "iteration": iteration, "environment": environment(threads), "files": files}
+
+
+def _read_known(store: Store) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads(store.path(KNOWN).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What recomputation needs for the same bytes: versions, threads, instruction set."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "threads": threads,
+        "instruction_sets": _instruction_sets(),
+    }
+
+
+def _instruction_sets() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    return sorted(flag for flag in flags if flag.startswith(("avx", "fma", "amx")))
+
+
+def check_cache(files: dict[str, Entry], cached: list[Cached], unchanged: dict[str, Entry]) -> list[str]:
+    """What is wrong with the cached bytes of `files`, [] when all are there; entries equal in `unchanged` are not re-read."""
+    objects = {file.path: file.object for file in cached}
+    problems = []
+    for name, entry in files.items():
+        if not _under_dvc(name):
+            continue
+        if name not in objects:
+            problems.append(f"{name}: DVC does not know it")
+        elif not objects[name].is_file():
+            problems.append(f"{name}: cache object {objects[name]} is missing")
+        elif objects[name].stat().st_size != entry["size"]:
+            problems.append(
+                f"{name}: cache object {objects[name]} has {objects[name].stat().st_size} bytes, not {entry['size']}"
+            )
+        elif unchanged.get(name) != entry and sha256(objects[name]) != entry["sha256"]:
+            problems.append(f"{name}: cache object {objects[name]} has other bytes than the artefact")
+    return problems
+
+
+def check_files(root: Path, files: dict[str, Entry]) -> list[str]:
+    """What differs between the files under `root` and the list, [] when every byte is the same."""
+    problems = []
+    for name, entry in files.items():
+        path = root / name
+        if not path.is_file():
+            problems.append(f"{name}: missing")
+        elif path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+            problems.append(f"{name}: other bytes than at the tag")
+    return problems
+
+
+def _under_dvc(name: str) -> bool:
+    return name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) or name in FILES[:3]
+
+
+def read_artefacts(text: str, where: str) -> dict[str, Any]:
+    """Parse an artefacts.json. Raises GleanerError when it is damaged."""
+    try:
+        return {"files": {}, **json.loads(text)}
+    except (ValueError, TypeError) as error:
+        raise GleanerError(f"{where} is damaged: {error}") from None

@@ -1,0 +1,30 @@
+"""Matrices as Parquet list columns and back, without a Python object per row.
+
+table = pa.table({"probabilities": to_lists(np.array([[0.9, 0.1], [0.2, 0.8]]))})
+matrix(table["probabilities"], 2)  ->  array([[0.9, 0.1], [0.2, 0.8]])
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tasks.errors import GleanerError
+
+
+def to_lists(values: npt.NDArray[np.floating]) -> pa.ListArray:
+    """A list<float32> column (N,) of a matrix (N, C)."""
+    rows, columns = values.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * columns
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(np.float32).reshape(-1)))
+
+
+def matrix(column: pa.ChunkedArray, columns: int) -> npt.NDArray[np.float64]:
+    """A matrix (N, C) of a list column. Raises GleanerError when a row has another length."""
+    array = column.combine_chunks()
+    lengths = np.diff(array.offsets.to_numpy())
+    if (lengths != columns).any():
+        raise GleanerError(f"row {int(np.argmax(lengths != columns))} of the probabilities has not {columns} classes.")
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float64).reshape(len(array), columns)

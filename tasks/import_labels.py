@@ -1,0 +1,177 @@
+"""Import what annotators answered and open the next iteration: `python -m tasks.import_labels`.
+
+Gather: pull raw events, store them, interpret them. Decide: is an iteration due? Write: freeze `data/inputs/`.
+An iteration that a crash left unfinished is finished first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks import inputs, pool, versions
+from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
+from tasks.checkpoint import checkpoint
+from tasks.errors import BadInput
+from tasks.export import finish_exported
+from tasks.ledger import Asked, IterationRow
+from tasks.progress import history, reason_to_stop
+from tasks.stage import guarded
+from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS
+
+
+@dataclass(frozen=True)
+class Due:
+    """Whether there is something to do, and why (not)."""
+
+    now: bool
+    why: str
+
+
+def poll(campaign: Campaign) -> int:
+    """Pull, store and interpret what the labeling tool has; returns the number of new answers."""
+    if campaign.ledger.latest() is None:
+        return 0
+    events = list(campaign.tool.pull())
+    checkpoint("import:store:before")
+    stored = campaign.ledger.store_events(campaign.tool.instance, events)
+    checkpoint("import:store:after")
+    answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes)
+    checkpoint("import:interpret:after")
+    if stored:
+        campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
+    return answers
+
+
+def due(campaign: Campaign) -> Due:
+    """Whether an iteration should be opened or finished now."""
+    by_hand = campaign.ledger.stopped_by_hand()
+    latest = campaign.ledger.latest()
+    if latest is not None and latest.state != "closed":
+        return Due(True, f"iteration {latest.number} is {latest.state}, to be finished")
+    if by_hand is not None:
+        return Due(False, f"stopped by hand: {by_hand} (`gleaner resume` goes on)")
+    if latest is None:
+        campaign.pool  # noqa: B018 - an empty pool is refused here
+        return Due(True, "the campaign begins")
+    return _stopped(campaign, latest) or _answered(campaign, latest)
+
+
+def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
+    if latest.outcome is None or latest.outcome.get("stop") is None:
+        return None
+    reason = reason_to_stop(campaign, [], len(campaign.ledger.asked()))
+    return None if reason is None else Due(False, f"campaign finished: {reason}")
+
+
+def _answered(campaign: Campaign, latest: IterationRow) -> Due:
+    batch = [item for item in campaign.ledger.asked() if item.iteration == latest.number]
+    answered = sum(item.state != "pending" for item in batch)
+    needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
+    if answered >= needed:
+        return Due(True, f"{answered} of {len(batch)} tasks are answered")
+    hours = campaign.params.labeling.deadline_hours
+    if hours and answered and latest.closed_at and _hours_since(latest.closed_at) >= hours:
+        return Due(True, f"the deadline of {hours} h has passed with {answered} of {len(batch)} tasks answered")
+    return Due(
+        False,
+        f"waiting for annotators: {answered} of {len(batch)} tasks of iteration {latest.number} are answered, {needed} are needed",
+    )
+
+
+def _hours_since(moment: str) -> float:
+    return (datetime.fromisoformat(utc_now()) - datetime.fromisoformat(moment)).total_seconds() / 3600
+
+
+def open_iteration(campaign: Campaign) -> int:
+    """Open the next iteration, or go on with the one that is open, and freeze its inputs. Returns its number."""
+    latest = campaign.ledger.latest()
+    if latest is None or latest.state == "closed":
+        checkpoint("open:ledger:before")
+        latest = campaign.ledger.open_iteration(versions.head(campaign.root))
+        checkpoint("open:ledger:after")
+    if not _frozen(campaign, latest.number):
+        inputs.freeze(campaign.store, iteration_of(campaign, latest), tables(campaign, latest))
+        checkpoint("open:freeze:after")
+    versions.add_data(campaign.root, ("data/pool", "data/inputs"))
+    checkpoint("open:add:after")
+    return latest.number
+
+
+def _frozen(campaign: Campaign, number: int) -> bool:
+    if not campaign.store.exists(inputs.ITERATION):
+        return False
+    frozen = inputs.read_iteration(campaign.store)
+    return (frozen.number, frozen.campaign) == (number, campaign.id)
+
+
+def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:
+    """What the stages are told."""
+    budget = campaign.params.stop.labels
+    seed = int(np.random.SeedSequence([campaign.params.campaign.seed, row.number]).generate_state(1)[0])
+    return inputs.Iteration(
+        campaign=campaign.id,
+        number=row.number,
+        seed=seed,
+        classes=campaign.classes,
+        shape=campaign.shape,
+        event_seq=row.event_seq,
+        remaining=max(0, budget - len(campaign.ledger.asked())) if budget else None,
+    )
+
+
+def tables(campaign: Campaign, row: IterationRow) -> dict[Any, pa.Table]:
+    """The tables to freeze, as of the iteration's event."""
+    asked = campaign.ledger.asked(row.event_seq)
+    labeled = [item for item in asked if item.state == "labeled"]
+    return {
+        FROZEN_MANIFEST: pool.read_manifest(campaign.store),
+        LABELS: pa.table(
+            {
+                "item_id": [item.item_id for item in labeled],
+                "label": [item.label for item in labeled],
+                "class_index": [_class_index(campaign, item) for item in labeled],
+                "arm": [item.arm for item in labeled],
+                "asked_in": [item.iteration for item in labeled],
+                "event": [item.event for item in labeled],
+            },
+            schema=LABELS.schema,
+        ),
+        ASKED: pa.Table.from_pylist(
+            [{n: getattr(item, n) for n in ASKED.schema.names} for item in asked], schema=ASKED.schema
+        ),
+        HISTORY: pa.Table.from_pylist(history(campaign), schema=HISTORY.schema),
+    }
+
+
+def _class_index(campaign: Campaign, item: Asked) -> int:
+    if item.label not in campaign.classes:
+        raise BadInput(
+            f"params.yaml: labeling.classes: {item.label!r} is missing, but item {item.item_id[:12]} has that label. "
+            "Classes can be added, not removed."
+        )
+    return campaign.classes.index(item.label)
+
+
+def main() -> None:
+    """Import labels in the current folder and open the next iteration."""
+    with open_campaign(Path.cwd(), "import_labels") as campaign:
+        finish_exported(campaign)
+        answers = poll(campaign)
+        verdict = due(campaign)
+        if verdict.now:
+            print(
+                f"{answers} new answers; iteration {open_iteration(campaign)} is open ({verdict.why}). Next: dvc repro"
+            )
+        else:
+            print(f"{answers} new answers; nothing is due: {verdict.why}.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))

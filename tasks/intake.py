@@ -1,0 +1,65 @@
+"""Ingest into a campaign: under its lock, versioned, and never while an iteration is under way.
+
+take_in(Path("."), Path("~/photos"))   ->   Counts(seen=1028, accepted=1019, ...)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import ingest, pool, versions
+from tasks.campaign import IDENTITY, Campaign, open_campaign
+from tasks.checkpoint import checkpoint
+from tasks.errors import BadInput
+from tasks.params import Params, parse
+from tasks.workspace import set_value
+
+TABLES = (".csv", ".parquet")
+
+
+def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> ingest.Counts:
+    """Ingest what params.yaml names, or `source` (then params.yaml is changed to name it), and commit the pool."""
+    with open_campaign(root, "ingest") as campaign:
+        latest = campaign.ledger.latest()
+        if latest is not None and latest.state != "closed":
+            raise BadInput(
+                f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick"
+            )
+        params = campaign.params if source is None else _point_at(campaign, source)
+        counts = ingest.ingest(
+            campaign.store, params.source, params.pool, params.holdout, params.campaign, params.compute, rebuild=rebuild
+        )
+        checkpoint("ingest:sources:before")
+        _remember_source(campaign, params.source.model_dump())
+        versions.add_data(root, ("data/pool",))
+        checkpoint("ingest:add:after")
+        versions.stage_own(root)
+        versions.commit(root, f"ingest: {counts.accepted} images accepted")
+        checkpoint("ingest:commit:after")
+    return counts
+
+
+def _point_at(campaign: Campaign, source: Path) -> Params:
+    """Write another source into params.yaml: a folder, or a table of paths."""
+    if not source.exists():
+        raise BadInput(
+            f"{source} does not exist. Name a folder of images, or a .csv or .parquet table with a column `path`."
+        )
+    kind = "table" if source.suffix.lower() in TABLES else "folder"
+    text = set_value(campaign.params_text, "source", "path", str(source))
+    if kind != campaign.params.source.kind:
+        text = set_value(set_value(text, "source", "kind", kind), "source", "options", "{}")
+    params = parse(text)
+    campaign.store.write_bytes("params.yaml", text.encode())
+    return params
+
+
+def _remember_source(campaign: Campaign, source: dict[str, object]) -> None:
+    """Which source each ingest read: the originals are fetched from there again at export."""
+    info = pool.read_info(campaign.store)
+    identity = campaign.store.read_json(IDENTITY)
+    sources = {**identity.get("sources", {})}
+    if info is not None and info.ingests:
+        sources[str(info.ingests)] = source
+    if sources != identity.get("sources"):
+        campaign.store.write_json(IDENTITY, {**identity, "sources": sources})

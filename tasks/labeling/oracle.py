@@ -1,0 +1,145 @@
+"""An annotator made of known labels: the demo's, and a realistic one when asked to be.
+
+It behaves like a real tool: it keeps its tasks in a database of its own (`.gleaner/oracle.sqlite`), does not refuse
+a second task with the same key (the adapter adopts by key, as it must with any tool), answers after a while, errs,
+skips, and leaves some tasks unanswered. What it does with a task depends on `seed` and the task's key alone.
+
+    labeling: {tool: oracle, options: {error_rate: 0.05, skip_rate: 0.02, unanswered_rate: 0.1, delay_seconds: 60.0}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.checkpoint import checkpoint
+from tasks.errors import BadInput
+from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, read_answer
+
+DATABASE = ".gleaner/oracle.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS server (instance TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS task (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, item_id TEXT NOT NULL, created REAL NOT NULL
+);
+"""
+CHUNK = 500  # tasks created in one request
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the annotator behaves; rates are shares of tasks."""
+
+    error_rate: float
+    skip_rate: float
+    unanswered_rate: float
+    delay_seconds: float
+    seed: int
+
+
+def connect(
+    place: Place,
+    *,
+    error_rate: float = 0.0,
+    skip_rate: float = 0.0,
+    unanswered_rate: float = 0.0,
+    delay_seconds: float = 0.0,
+    seed: int = 0,
+) -> Oracle:
+    """Connect to the oracle of a workspace. Raises BadInput for rates outside 0 to 1 or without known labels."""
+    for name, rate in (("error_rate", error_rate), ("skip_rate", skip_rate), ("unanswered_rate", unanswered_rate)):
+        if not 0.0 <= rate <= 1.0:
+            raise BadInput(f"params.yaml: labeling.options.{name}: must be between 0 and 1, not {rate}.")
+    if not (math.isfinite(delay_seconds) and delay_seconds >= 0):
+        raise BadInput(f"params.yaml: labeling.options.delay_seconds: must be 0 or more, not {delay_seconds}.")
+    if not place.known_labels.exists():
+        raise BadInput(
+            "params.yaml: labeling.tool: the oracle answers from known labels, and the source gave none. "
+            "Use a source with labels (a folder per class, a table with a label column), or another tool."
+        )
+    return Oracle(place, Habits(error_rate, skip_rate, unanswered_rate, delay_seconds, seed))
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A connection; each call opens the database anew, as a request would."""
+
+    place: Place
+    habits: Habits
+
+    @cached_property
+    def instance(self) -> str:
+        """Identity of this oracle's database, fixed when it is made."""
+        with closing(self._open()) as db:
+            return f"oracle:{db.execute('SELECT instance FROM server').fetchone()[0]}"
+
+    def push(self, tasks: Sequence[Task]) -> list[Receipt]:
+        """Create the tasks that are missing, by key, in chunks; one receipt a task."""
+        held = self._held()
+        missing = [task for task in tasks if task.key not in held]
+        for start in range(0, len(missing), CHUNK):
+            checkpoint("oracle:create:before")
+            with closing(self._open()) as db, db:
+                db.executemany(
+                    "INSERT INTO task (key, item_id, created) VALUES (?, ?, ?)",
+                    [(task.key, task.item_id, time.time()) for task in missing[start : start + CHUNK]],
+                )
+            checkpoint("oracle:create:after")
+        held = self._held()
+        return [Receipt(task.key, str(held[task.key])) for task in tasks]
+
+    def pull(self) -> Iterator[RawEvent]:
+        """Answers of all tasks whose time has come, in the order they were created."""
+        known = dict(
+            zip(*pq.read_table(self.place.known_labels).select(["item_id", "label"]).to_pydict().values(), strict=True)
+        )
+        with closing(self._open()) as db:
+            tasks = db.execute("SELECT id, key, item_id, created FROM task ORDER BY id").fetchall()
+        for number, key, item_id, created in tasks:
+            payload = self._answer(key, known.get(item_id))
+            if payload is not None and created + payload.pop("delay") <= time.time():
+                yield RawEvent(f"{number}", {"task": number, "key": key, **payload})
+
+    def interpret(self, payload: dict[str, Any]) -> Answer:
+        """Read an answer of this oracle."""
+        return read_answer(payload)
+
+    def _answer(self, key: str, truth: str | None) -> dict[str, Any] | None:
+        habits = self.habits
+        digest = hashlib.sha256(f"{habits.seed}:{key}".encode()).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+        ignores, skips, errs, waits, thinks = rng.random(5)
+        if ignores < habits.unanswered_rate:
+            return None
+        timing = {"delay": -math.log1p(-waits) * habits.delay_seconds, "seconds": round(1.0 + 5.0 * thinks, 2)}
+        if truth is None or skips < habits.skip_rate:
+            return {"kind": "skip", "label": "", "annotator": "oracle", **timing}
+        others = [name for name in self.place.classes if name != truth]
+        label = str(rng.choice(others)) if others and errs < habits.error_rate else truth
+        return {"kind": "label", "label": label, "annotator": "oracle", **timing}
+
+    def _held(self) -> dict[str, int]:
+        with closing(self._open()) as db:
+            return dict(db.execute("SELECT key, min(id) FROM task GROUP BY key").fetchall())
+
+    def _open(self) -> sqlite3.Connection:
+        path = self.place.workspace / DATABASE
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = sqlite3.connect(path, timeout=30.0)
+        db.executescript(SCHEMA)
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("SELECT count(*) FROM server").fetchone()[0] == 0:
+                db.execute("INSERT INTO server VALUES (?)", (uuid.uuid4().hex,))
+        return db

@@ -1,0 +1,144 @@
+"""A small convolutional network trained from scratch on pixels; wants the `pixels` backbone.
+
+    state = fit(pixels (N,784) in [0,1], labels, classes=10, shape=(28, 28, 1), seed=0)
+    predict(state, pixels)  ->  (N,10) logits
+
+Three blocks of 3x3 convolution and ReLU, each halved by pooling while both sides are at least 8 pixels (8x8 ends at
+4x4, 28x28 at 7x7, 32x32 at 4x4), a hidden layer with dropout, a linear layer. Features are images flattened row by
+row with channels last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.networks import Array, Rng, Shape, State
+from tasks.networks._dropout import sampled
+from tasks.networks._scaling import scale, scaling
+
+if TYPE_CHECKING:
+    import torch
+
+    from tasks.networks._training import Tensors
+
+SMALLEST = 8  # images are halved while both sides are at least this
+BLOCKS = 3
+CHUNK = 512  # images in one forward pass
+
+
+def fit(
+    features: Array,
+    labels: Array,
+    classes: int,
+    shape: Shape,
+    seed: int,
+    *,
+    width: int = 16,
+    hidden: int = 128,
+    dropout: float = 0.5,
+    rate: float = 0.004,
+    decay: float = 0.01,
+    steps: int = 200,
+    epochs: int = 10,
+    batch: int = 64,
+) -> State:
+    """Fit by AdamW; `width` is the first block's channels, doubled by each block.
+
+    Raises ValueError when a feature is not finite or when features are not images of `shape`.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from tasks.networks._training import arrays, dropped, minimise, parameters
+
+    _require_images(features, shape)
+    mean, deviation = scaling(features)
+    images, targets = _images(scale(features, mean, deviation), shape), torch.from_numpy(labels)
+    tensors = parameters(_shapes(shape, width, hidden, classes), seed)
+
+    def loss(chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        active = dropped(_activations(tensors, images[chosen]), dropout, generator)
+        return cross_entropy(active @ tensors["out.weight"].T + tensors["out.bias"], targets[chosen])
+
+    minimise(
+        tensors, loss, count=len(labels), steps=steps, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed
+    )
+    constants = {"mean": mean, "deviation": deviation, "dropout": np.array([dropout]), "shape": np.array(shape)}
+    return {**arrays(tensors), **constants}
+
+
+def _require_images(features: Array, shape: Shape) -> None:
+    if features.shape[1] != np.prod(shape):
+        raise ValueError(
+            f"the cnn reads pixels: images of {shape[0]}x{shape[1]}x{shape[2]} have {np.prod(shape)} values, "
+            f"the features have {features.shape[1]}. Set embed.backbone to pixels, or train.network to mlp or linear."
+        )
+
+
+def _shapes(shape: Shape, width: int, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter, in the order they are drawn."""
+    height, breadth, channels = shape
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in range(BLOCKS):
+        filters = width * 2**block
+        shapes |= {f"block{block}.weight": (filters, channels, 3, 3), f"block{block}.bias": (filters,)}
+        channels = filters
+        if _halved(height, breadth):
+            height, breadth = height // 2, breadth // 2
+    flat = height * breadth * channels
+    shapes |= {"hidden.weight": (hidden, flat), "hidden.bias": (hidden,)}
+    return shapes | {"out.weight": (classes, hidden), "out.bias": (classes,)}
+
+
+def _halved(height: int, width: int) -> bool:
+    return min(height, width) >= SMALLEST
+
+
+def _images(features: Array, shape: Shape) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(features.reshape(-1, *shape).transpose(0, 3, 1, 2)))
+
+
+def _activations(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """Activations (N,H) of the hidden layer for images (N,channels,H,W)."""
+    import torch
+    from torch.nn.functional import conv2d, max_pool2d
+
+    block = 0
+    while f"block{block}.weight" in tensors:
+        images = torch.relu(conv2d(images, tensors[f"block{block}.weight"], tensors[f"block{block}.bias"], padding=1))
+        if _halved(images.shape[2], images.shape[3]):
+            images = max_pool2d(images, 2)
+        block += 1
+    return torch.relu(images.flatten(1) @ tensors["hidden.weight"].T + tensors["hidden.bias"])
+
+
+def predict(state: State, features: Array) -> Array:
+    """Logits (N,C) float64 of pixels (N,D), without dropout."""
+    return (embed(state, features) @ state["out.weight"].T + state["out.bias"]).astype(np.float64)
+
+
+def embed(state: State, features: Array) -> Array:
+    """Activations (N,H) float32 of the hidden layer."""
+    import torch
+
+    height, width, channels = (int(side) for side in state["shape"])
+    _require_images(features, (height, width, channels))
+    # torch warns about read-only arrays (memory-mapped weights): it would be given a way to write to them.
+    tensors = {name: torch.from_numpy(np.array(values)) for name, values in state.items()}
+    result = np.empty((len(features), len(state["hidden.bias"])), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(features), CHUNK):
+            part = scale(features[start : start + CHUNK], state["mean"], state["deviation"])
+            result[start : start + CHUNK] = _activations(tensors, _images(part, (height, width, channels))).numpy()
+    return result
+
+
+def sample(state: State, features: Array, draws: int, rng: Rng) -> Array:
+    """Logits (T,N,C) float64 of `draws` networks with dropout on the hidden layer."""
+    return sampled(
+        embed(state, features), state["out.weight"].T, state["out.bias"], float(state["dropout"][0]), draws, rng
+    )

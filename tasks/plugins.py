@@ -1,0 +1,99 @@
+"""Plug-ins are found by file name: the value in params.yaml is the file in the folder.
+
+`find("strategies", "margin")` imports `tasks/strategies/margin.py`. Nothing registers itself. What a
+plug-in can be told (its options) is read from its entry point's signature without importing it, so a
+wrong option is refused before anything heavy is loaded:
+
+    def utility(probabilities: Array, *, temperature: float = 1.0) -> Array
+                └── evidence: no default    └── option: keyword with a default
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tasks.errors import BadInput, did_you_mean
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: folder -> (directory, names its entry point may have)
+FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "strategies": ("tasks/strategies", ("utility", "batch")),
+    "networks": ("tasks/networks", ("fit",)),
+    "backbones": ("tasks/backbones", ("load",)),
+    "labeling": ("tasks/labeling", ("connect",)),
+    "sources": ("tasks/sources", ("open_source",)),
+    "trackers": ("tasks/trackers", ("connect",)),
+    "checks": ("monitoring/checks", ("check",)),
+    "alerts": ("monitoring/alerts", ("send",)),
+}
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """What a plug-in's entry point takes: evidence (required names) and options (name -> default)."""
+
+    function: str
+    evidence: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def names(folder: str) -> tuple[str, ...]:
+    """The plug-ins of a folder, sorted."""
+    directory = ROOT / FOLDERS[folder][0]
+    return tuple(sorted(p.stem for p in directory.glob("*.py") if not p.stem.startswith("_")))
+
+
+def find(folder: str, name: str) -> ModuleType:
+    """Import a plug-in. Raises BadInput with the allowed names when there is no such file."""
+    require(folder, name)
+    return importlib.import_module(f"{FOLDERS[folder][0].replace('/', '.')}.{name}")
+
+
+def require(folder: str, name: str) -> None:
+    """Raise BadInput unless the folder holds `<name>.py`."""
+    allowed = names(folder)
+    if name not in allowed:
+        raise BadInput(
+            f"{FOLDERS[folder][0]} has no {name!r}. Allowed: {', '.join(allowed)}."
+            f"{did_you_mean(name, allowed)} To add one, write {FOLDERS[folder][0]}/{name}.py."
+        )
+
+
+@lru_cache(maxsize=None)
+def entry_point(folder: str, name: str) -> EntryPoint:
+    """Read a plug-in's signature from its source, without importing it."""
+    require(folder, name)
+    directory, functions = FOLDERS[folder]
+    tree = ast.parse((ROOT / directory / f"{name}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name in functions:
+            return _signature(node)
+    raise BadInput(f"{directory}/{name}.py defines none of: {', '.join(functions)}.")
+
+
+def functions_of(folder: str, name: str) -> frozenset[str]:
+    """Names of the module-level functions that a plug-in defines (its optional abilities)."""
+    require(folder, name)
+    tree = ast.parse((ROOT / FOLDERS[folder][0] / f"{name}.py").read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def _signature(node: ast.FunctionDef) -> EntryPoint:
+    arguments = node.args
+    positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+    evidence = positional + [
+        a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None
+    ]
+    options = {
+        a.arg: ast.literal_eval(d)
+        for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if d is not None
+    }
+    return EntryPoint(node.name, tuple(evidence), options)

@@ -1,0 +1,90 @@
+"""The serving folder: copies of the images that annotators see, checked against the item's hash.
+
+Originals stay where they are and may change or vanish; an annotator must see exactly the bytes that the item id
+names. `.gleaner/serving/1f/1f3a….png`
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import plugins, pool
+from tasks.campaign import IDENTITY, Campaign
+from tasks.errors import BadInput
+from tasks.images import Refused
+from tasks.params import Source as SourceParams
+from tasks.sources import Source
+from tasks.store import Store, sha256
+
+FOLDER = ".gleaner/serving"
+SIGNATURES = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"BM", ".bmp"),
+    (b"GIF8", ".gif"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+    (b"RIFF", ".webp"),
+)
+
+
+def serve(campaign: Campaign, item_ids: Sequence[str]) -> dict[str, Path]:
+    """Copy the items' original bytes into the serving folder. Raises BadInput when an original changed or is gone."""
+    wanted = set(item_ids)
+    rows = pool.read_manifest(campaign.store).select(["item_id", "uri", "ingest"]).to_pylist() if wanted else []
+    found = {row["item_id"]: row for row in rows if row["item_id"] in wanted}
+    sources = _Sources(campaign)
+    return {item: _serve_one(campaign.store, sources, found[item]) for item in item_ids}
+
+
+class _Sources:
+    """The source that each ingest read, opened when first asked for."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self._root = campaign.root
+        self._now = campaign.params.source
+        self._then = campaign.store.read_json(IDENTITY).get("sources", {})
+        self._opened: dict[str, Source] = {}
+
+    def read(self, uri: str, ingest: int) -> bytes:
+        """The bytes, from where they were ingested, else from where params.yaml points now (a folder that moved)."""
+        then = self._then.get(str(ingest))
+        try:
+            return self._open(SourceParams(**then) if then else self._now).read(uri)
+        except (OSError, Refused, BadInput):
+            return self._open(self._now).read(uri)
+
+    def _open(self, source: SourceParams) -> Source:
+        key = source.model_dump_json()
+        if key not in self._opened:
+            path = (self._root / Path(source.path).expanduser()).resolve() if source.path else None
+            self._opened[key] = plugins.find("sources", source.kind).open_source(path, **source.options)
+        return self._opened[key]
+
+
+def _serve_one(store: Store, sources: _Sources, row: dict[str, Any]) -> Path:
+    item_id, uri = row["item_id"], row["uri"]
+    folder = store.path(f"{FOLDER}/{item_id[:2]}")
+    for copy in folder.glob(f"{item_id}.*"):
+        if sha256(copy) == item_id:
+            return copy
+    try:
+        content = sources.read(uri, row["ingest"])
+    except (OSError, Refused) as error:
+        raise BadInput(
+            f"{uri}: the original cannot be read any more ({error}). Bring it back, then run the tick again."
+        ) from None
+    if hashlib.sha256(content).hexdigest() != item_id:
+        raise BadInput(
+            f"{uri}: its bytes changed since it was ingested. Bring the original back, then run the tick again."
+        )
+    name = f"{FOLDER}/{item_id[:2]}/{item_id}{_suffix(content)}"
+    store.write_bytes(name, content)
+    return store.path(name)
+
+
+def _suffix(content: bytes) -> str:
+    return next((suffix for signature, suffix in SIGNATURES if content.startswith(signature)), ".img")

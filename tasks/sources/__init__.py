@@ -1,0 +1,41 @@
+"""Image sources, one file each; the file name is the value of source.kind.
+
+source = plugins.find("sources", "folder").open_source(Path("photos"), labels="folders")
+next(iter(source))           ->  Found(uri="cat/001.jpg", size=48213, mtime_ns=…, label="cat", …)
+source.read("cat/001.jpg")   ->  the file's bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file (or one image of an archive) that a source holds, told without reading its content."""
+
+    uri: str  # printable and reversible: the source's `read` takes it back
+    size: int  # bytes; -1 when unknown
+    mtime_ns: int  # -1 when the source has no clock: its content is then looked at in each ingest
+    label: str | None = None
+    sequence: str = ""  # burst or location: items of one sequence stay together
+    taken: str = ""  # ISO 8601
+
+
+class Source(Protocol):
+    """An opened source. Iteration is cheap, sorted by uri, and the same each time."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes it knows, in their order; empty when it knows none."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Found]: ...
+
+    def read(self, uri: str) -> bytes:
+        """The encoded bytes. Raises OSError or tasks.images.Refused with the reason when they cannot be had."""
+        ...

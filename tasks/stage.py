@@ -1,0 +1,74 @@
+"""How `python -m tasks.<task>` runs: sections of params.yaml in, `run(store, …)` called, errors shown.
+
+A stage's `run` names the sections it reads as its arguments and gets no others:
+
+    def run(store: Store, select: Select, campaign: Campaign) -> None: ...
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import GleanerError
+from tasks.params import Params, load
+from tasks.store import Store
+
+
+def sections(run: Callable[..., Any]) -> tuple[str, ...]:
+    """The sections of params.yaml that a stage reads: the arguments of its `run` after the store."""
+    return tuple(name for name in inspect.signature(run).parameters if name != "store")
+
+
+def call(run: Callable[..., Any], store: Store, params: Params) -> Any:
+    """Run a stage with the sections it declares and no others."""
+    return run(store, **{name: getattr(params, name) for name in sections(run)})
+
+
+def main(run: Callable[..., Any]) -> None:
+    """Run a stage in the current folder as a process; exits non-zero with one clear error."""
+    die_with_parent()
+    sys.exit(guarded(lambda: _run_here(run)))
+
+
+def _run_here(run: Callable[..., Any]) -> None:
+    store = Store(Path.cwd())
+    params = load(store.path("params.yaml"))
+    limit_threads(params.compute.threads)
+    call(run, store, params)
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Call `action`; print a GleanerError as one message and return its exit code, else 0."""
+    try:
+        action()
+    except GleanerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def limit_threads(threads: int) -> None:
+    """Fix the thread count of BLAS, OpenMP and (once imported) torch: it is part of the result's bytes."""
+    from threadpoolctl import threadpool_limits
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    threadpool_limits(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this stage when the process that started it dies: no orphan writes over a re-run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG

@@ -1,0 +1,96 @@
+"""Where a campaign stands, as data: what `gleaner status` shows on one screen and prints with --json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks import artefacts, tracking, versions
+from tasks.campaign import IDENTITY, LEDGER, Campaign, read_campaign
+from tasks.errors import BadInput
+from tasks.import_labels import due
+from tasks.params import load
+from tasks.pool import read_info
+from tasks.store import Store
+
+ARMS = ("seed", "active", "control", "holdout")
+
+
+def status(root: Path) -> dict[str, Any]:
+    """The state of the campaign in `root`; a copy without a ledger is described from its tag."""
+    store = Store(root)
+    if not store.exists(LEDGER) and store.exists(artefacts.ARTEFACTS):
+        listed = store.read_json(artefacts.ARTEFACTS)
+        why = "a copy, read-only; `gleaner fork` makes it a campaign of its own"
+        return {"campaign": listed["campaign"], "iteration": listed["iteration"], "state": "copy", "next": why}
+    if not store.exists(LEDGER):
+        return _new(store)
+    with read_campaign(root) as campaign:
+        return _status(campaign)
+
+
+def _images(store: Store) -> int:
+    info = read_info(store)
+    return info.items if info else 0
+
+
+def _new(store: Store) -> dict[str, Any]:
+    load(store.path("params.yaml"))
+    if not store.exists(IDENTITY):
+        raise BadInput(f"{store.root} is Gleaner's own code, not a campaign. `gleaner init DIR` makes a workspace.")
+    images = _images(store)
+    todo = "`gleaner tick` (the campaign begins)" if images else "the pool is empty: `gleaner ingest`"
+    return {
+        "campaign": store.read_json(IDENTITY)["id"],
+        "images": images,
+        "iteration": None,
+        "state": "new",
+        "next": todo,
+    }
+
+
+def _status(campaign: Campaign) -> dict[str, Any]:
+    latest = campaign.ledger.latest()
+    asked = campaign.ledger.asked()
+    outcome = (latest.outcome if latest else None) or {}
+    return {
+        "campaign": campaign.id,
+        "workspace": str(campaign.root.resolve()),
+        "images": _images(campaign.store),
+        "iteration": latest.number if latest else None,
+        "state": latest.state if latest else "new",
+        "asked": {arm: sum(a.arm == arm for a in asked) for arm in ARMS} | {"total": len(asked)},
+        "labeled": {arm: sum(a.arm == arm and a.state == "labeled" for a in asked) for arm in ARMS}
+        | {"total": sum(a.state == "labeled" for a in asked)},
+        "skipped": sum(a.state == "skipped" for a in asked),
+        "pending": sum(a.state == "pending" for a in asked),
+        "budget": campaign.params.stop.labels or None,
+        "accuracy": outcome.get("accuracy"),
+        "low": outcome.get("low"),
+        "high": outcome.get("high"),
+        "champion": outcome.get("champion"),
+        "quarantined_events": len(campaign.ledger.quarantined()),
+        "waiting_for_tracker": len(tracking.waiting(campaign.store)),
+        "remote": versions.remote(campaign.root),
+        "findings": _findings(campaign),
+        "next": _next(campaign),
+    }
+
+
+def _findings(campaign: Campaign) -> list[dict[str, str]]:
+    path = "data/findings.json"
+    if not campaign.store.exists(path):
+        return []
+    findings = campaign.store.read_json(path)["findings"]
+    return [
+        {k: f[k] for k in ("check", "severity", "what", "todo")}
+        for f in findings
+        if f["outcome"] == "fail" and f["severity"] != "off"
+    ]
+
+
+def _next(campaign: Campaign) -> str:
+    if not _images(campaign.store):
+        return "the pool is empty: `gleaner ingest`"
+    verdict = due(campaign)
+    return f"`gleaner tick` ({verdict.why})" if verdict.now else verdict.why

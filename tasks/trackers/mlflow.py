@@ -1,0 +1,275 @@
+"""MLflow: an experiment a campaign name, a run a campaign, below it a run an iteration, a version a model.
+
+    connect("sqlite:////work/digits/.gleaner/mlflow.db").log(record)
+    # MLFLOW_TRACKING_URI, where set, wins over the address given here
+
+    experiment "digits"
+    └── run "digits 3f2a…"            learning curves: main metrics, step = iteration
+        ├── run "iteration 0"         params, metrics, plots, model/head.safetensors
+        └── run "iteration 1"  ────►  registered model "digits", version 2, alias champion
+
+Logging an iteration again changes nothing: a run counts once its tag gleaner.complete is set, which is done last;
+what was left half-done is deleted and logged anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tasks.errors import GleanerError
+from tasks.store import sha256
+from tasks.trackers import IterationRecord, Tracker
+
+#: set before MLflow is imported, unless the user has set them: no telemetry, and a dead server is noticed in seconds
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
+#: the metrics whose curve over the iterations is shown on the campaign's run
+MAIN = (
+    *("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "nll", "ece"),
+    *("labels_total", "training_labels", "champion"),
+)
+CAMPAIGN, ITERATION, COMPLETE, ROLE = "gleaner.campaign", "gleaner.iteration", "gleaner.complete", "gleaner.role"
+PARENT_RUN = "mlflow.parentRunId"
+ALIAS = "champion"
+BATCH = 100  # params or tags that the server takes at once
+LONGEST = 5_000  # characters of a param or tag
+
+
+@dataclass(frozen=True)
+class Mlflow:
+    """A tracking address. Nothing is contacted or imported before `log`."""
+
+    uri: str
+
+    def log(self, record: IterationRecord) -> str:
+        """Show one iteration; returns its link, or its run id where there is no server.
+
+        Raises GleanerError when the tracker cannot be reached or refuses; calling again finishes the work.
+        """
+        with _session(self.uri) as client:
+            experiment = _experiment(client, self.uri, record.name)
+            parent = _parent(client, experiment, record)
+            found = _iteration_run(client, experiment, record)
+            run_id = found or _log_iteration(client, experiment, parent, record)
+        return _link(self.uri, experiment, run_id)
+
+
+def connect(default: str | Path) -> Tracker:
+    """The tracker at MLFLOW_TRACKING_URI, else at `default`: a URI, or a workspace whose own SQLite file is meant."""
+    own = default if isinstance(default, str) else f"sqlite:///{default.resolve()}/.gleaner/mlflow.db"
+    return Mlflow(os.environ.get("MLFLOW_TRACKING_URI") or own)
+
+
+def load_champion(name: str, uri: str) -> Path:
+    """Fetch the champion of campaign `name`; returns the folder with head.safetensors, its SHA-256 verified.
+
+    Raises GleanerError when there is none, or when its bytes are not those that were registered.
+    """
+    with _session(uri) as client:
+        from mlflow.artifacts import download_artifacts
+
+        version = client.get_model_version_by_alias(model_name(name), ALIAS)
+        folder = Path(download_artifacts(artifact_uri=version.source, tracking_uri=uri))
+    if sha256(folder / "head.safetensors") != version.tags["gleaner.sha256"]:
+        raise GleanerError(f"{folder}: head.safetensors is not the file that was registered as {name} {ALIAS}.")
+    return folder
+
+
+def model_name(campaign: str) -> str:
+    """The registered model of a campaign: MLflow allows neither / nor : in it."""
+    return re.sub(r"[/:]", "-", campaign)
+
+
+@contextmanager
+def _session(uri: str) -> Iterator[Any]:
+    """A client of `uri`; one process at a time for SQLite, whose creation and migration race."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import requests
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with _alone(uri):
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}".replace(uri, public(uri)).split("\n")[0][:300]
+        raise GleanerError(f"MLflow at {public(uri)}: {reason}. The iteration is safe; log it again later.") from None
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    folder = _sqlite_folder(uri)
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sqlite_folder(uri: str) -> Path | None:
+    """The folder of a SQLite database, None for a server."""
+    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
+
+
+def public(uri: str) -> str:
+    """The address without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def _link(uri: str, experiment: str, run_id: str) -> str:
+    return f"{public(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if uri.startswith("http") else run_id
+
+
+def _experiment(client: Any, uri: str, name: str) -> str:
+    """Id of the experiment `name`; created, restored, or found after somebody else created it meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        folder = _sqlite_folder(uri)
+        try:
+            return str(client.create_experiment(name, (folder / "mlartifacts").as_uri() if folder else None))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _parent(client: Any, experiment: str, record: IterationRecord) -> str:
+    tags = {CAMPAIGN: record.campaign, ROLE: "campaign"}
+    runs = _search(client, experiment, tags)
+    if runs:
+        return str(runs[0].info.run_id)
+    run = client.create_run(experiment, tags=tags, run_name=f"{record.name} {record.campaign[:8]}")
+    return str(run.info.run_id)
+
+
+def _search(client: Any, experiment: str, tags: dict[str, str]) -> list[Any]:
+    text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    return list(client.search_runs([experiment], text, order_by=["attributes.start_time ASC"]))
+
+
+def _iteration_run(client: Any, experiment: str, record: IterationRecord) -> str | None:
+    """Id of the complete run of this iteration; incomplete ones are deleted."""
+    runs = _search(client, experiment, {CAMPAIGN: record.campaign, ITERATION: str(record.iteration)})
+    complete = [run.info.run_id for run in runs if run.data.tags.get(COMPLETE) == "true"]
+    if complete:
+        return str(complete[0])
+    for run in runs:
+        client.delete_run(run.info.run_id)
+    return None
+
+
+def _log_iteration(client: Any, experiment: str, parent: str, record: IterationRecord) -> str:
+    tags = {CAMPAIGN: record.campaign, ITERATION: str(record.iteration), ROLE: "iteration", PARENT_RUN: parent}
+    run = client.create_run(experiment, tags=tags, run_name=f"iteration {record.iteration}")
+    run_id = str(run.info.run_id)
+    _log_values(client, run_id, record)
+    for path in record.artifacts:
+        if path.exists():
+            send = client.log_artifacts if path.is_dir() else client.log_artifact
+            send(run_id, str(path), *([path.name] if path.is_dir() else []))
+    if record.model is not None:
+        client.log_artifacts(run_id, str(record.model), "model")
+        _register(client, run, record)
+    _log_curve(client, parent, record)
+    client.set_terminated(run_id)
+    client.set_tag(run_id, COMPLETE, "true")
+    return run_id
+
+
+def _log_values(client: Any, run_id: str, record: IterationRecord) -> None:
+    from mlflow.entities import Param, RunTag
+
+    params = [Param(_key(k), v[:LONGEST]) for k, v in sorted(record.params.items())]
+    tags = [RunTag(_key(k), v[:LONGEST]) for k, v in sorted(record.tags.items())]
+    metrics = _metrics(record.metrics, record.iteration)
+    for start in range(0, max(len(params), len(tags), len(metrics), 1), BATCH):
+        part = slice(start, start + BATCH)
+        client.log_batch(run_id, metrics[part], params[part], tags[part])
+
+
+def _metrics(values: dict[str, float], step: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(_key(k), float(v), now, step) for k, v in sorted(values.items()) if math.isfinite(v)]
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: others' characters (class names) become _."""
+    return re.sub(r"[^\w.\- /]", "_", name)[:250]
+
+
+def _log_curve(client: Any, parent: str, record: IterationRecord) -> None:
+    """Add this iteration's point to the campaign's curves, once: `iteration` is logged with it and tells."""
+    if any(point.step == record.iteration for point in client.get_metric_history(parent, "iteration")):
+        return
+    values = {key: record.metrics[key] for key in MAIN if key in record.metrics}
+    client.log_batch(parent, _metrics({**values, "iteration": float(record.iteration)}, record.iteration))
+    client.set_terminated(parent)
+
+
+def _register(client: Any, run: Any, record: IterationRecord) -> None:
+    """Register the run's model folder as a version; champion moves forward only (a late replay must not take it)."""
+    from mlflow.exceptions import MlflowException
+
+    assert record.model is not None
+    name = model_name(record.name)
+    try:
+        client.create_registered_model(name, tags={CAMPAIGN: record.campaign})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    mine = {CAMPAIGN: record.campaign, ITERATION: str(record.iteration)}
+    _drop_leftovers(client, name, mine)
+    tags = {**record.tags, **mine, "gleaner.sha256": sha256(record.model / "head.safetensors")}
+    version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
+    if record.champion and _champion_iteration(client, name, record.campaign) <= record.iteration:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _drop_leftovers(client: Any, name: str, mine: dict[str, str]) -> None:
+    for version in client.search_model_versions(f"name = '{_quoted(name)}'"):
+        if mine.items() <= version.tags.items():
+            client.delete_model_version(name, version.version)
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "''")
+
+
+def _champion_iteration(client: Any, name: str, campaign: str) -> int:
+    """Iteration of this campaign's present champion, -1 when there is none."""
+    number = client.get_registered_model(name).aliases.get(ALIAS)
+    if number is None:
+        return -1
+    tags = client.get_model_version(name, number).tags
+    return int(tags[ITERATION]) if tags.get(CAMPAIGN) == campaign else -1

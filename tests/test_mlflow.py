@@ -1,0 +1,307 @@
+"""The MLflow tracker against a real SQLite backend and a real server on the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.errors import GleanerError
+from tasks.store import Store, sha256
+from tasks.trackers import IterationRecord, mlflow
+
+NAME = "digits: a/b 'quoted'"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database: migrating takes seconds."""
+    folder = tmp_path_factory.mktemp("template")
+    with mlflow._session(f"sqlite:///{folder}/mlflow.db") as client:
+        client.search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(tmp_path: Path, template: Path) -> str:
+    folder = tmp_path / ".gleaner"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(template.read_bytes())
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real `mlflow server` on a free loopback port."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    environment = {**os.environ, **mlflow.ENVIRONMENT}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_until_healthy(port, process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    import urllib.error
+    import urllib.request
+
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise AssertionError(log.read_text())
+
+
+def record(folder: Path, iteration: int = 3, champion: bool = True, campaign: str = "c0ffee") -> IterationRecord:
+    """An iteration with a plot, a folder of tables and a head of its own."""
+    files = folder / f"{campaign}-{iteration}"
+    store = Store(files)
+    store.write_tensors("head/head.safetensors", {"weights": np.full(4, iteration, dtype=np.float32)})
+    store.write_json("head/head.json", {"network": "linear"})
+    store.write_bytes("learning_curve.png", b"png")
+    store.write_json("evaluation/metrics.json", {"accuracy": 0.9})
+    return IterationRecord(
+        campaign, NAME, iteration, {"select.batch": "20", "labeling.classes": "x" * 7000},
+        {"accuracy": 0.8 + iteration / 100, "labels_total": 20.0 * iteration, "recall.<b>ü/é</b>": 0.5, "bad": float("nan")},
+        {"git.commit": "abc", "git.tag": f"iter-{iteration:04d}", "dvc.models/head": "123"},
+        (files / "learning_curve.png", files / "evaluation"), files / "head", champion,
+    )  # fmt: skip
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def runs(uri: str) -> list[Any]:
+    one = client(uri)
+    return list(one.search_runs([one.get_experiment_by_name(NAME).experiment_id]))
+
+
+def children(uri: str) -> list[Any]:
+    return [run for run in runs(uri) if "gleaner.iteration" in run.data.tags]
+
+
+def parent(uri: str) -> Any:
+    (run,) = [run for run in runs(uri) if "gleaner.iteration" not in run.data.tags]
+    return run
+
+
+def versions(uri: str) -> list[Any]:
+    return list(client(uri).search_model_versions())
+
+
+def test_an_iteration_is_a_child_run_with_all_that_belongs_to_it(uri: str, tmp_path: Path) -> None:
+    given = record(tmp_path)
+    run_id = mlflow.connect(uri).log(given)
+    (child,) = children(uri)
+    assert child.info.run_id == run_id
+    assert child.info.run_name == "iteration 3"
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["mlflow.parentRunId"] == parent(uri).info.run_id
+    assert child.data.tags["git.tag"] == "iter-0003"
+    assert child.data.params["select.batch"] == "20"
+    assert child.data.metrics == {"accuracy": 0.83, "labels_total": 60.0, "recall._b_ü/é_/b_": 0.5}
+    listed = {entry.path for entry in client(uri).list_artifacts(run_id)}
+    assert listed == {"learning_curve.png", "evaluation", "model"}
+
+
+def test_everything_of_the_default_is_inside_the_workspace(tmp_path: Path, template: Path, uri: str) -> None:
+    mlflow.connect(tmp_path).log(record(tmp_path))
+    assert [entry.name for entry in (tmp_path / ".gleaner").iterdir() if entry.is_dir()] == ["mlartifacts"]
+    assert not Path("mlruns").exists()
+    assert not Path("mlartifacts").exists()
+
+
+def test_logging_again_changes_nothing(uri: str, tmp_path: Path) -> None:
+    tracker, given = mlflow.connect(uri), record(tmp_path)
+    first = tracker.log(given)
+    assert tracker.log(given) == first
+    assert len(runs(uri)) == 2
+    assert len(versions(uri)) == 1
+    assert len(client(uri).get_metric_history(parent(uri).info.run_id, "accuracy")) == 1
+
+
+STEPS = ["log_batch", "log_artifact", "log_artifacts", "create_model_version", "set_registered_model_alias",
+         "set_terminated", "set_tag"]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_a_crash_at_any_step_is_made_good_by_the_next_try(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, done: bool
+) -> None:
+    from mlflow import MlflowClient
+
+    tracker = mlflow.connect(uri)
+    tracker.log(record(tmp_path, 2))
+    real = getattr(MlflowClient, step)
+
+    def crash(self: Any, *arguments: Any, **options: Any) -> Any:
+        if done:
+            real(self, *arguments, **options)
+        raise OSError("the machine stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, step, crash)
+        with pytest.raises(GleanerError, match="the machine stopped here"):
+            tracker.log(record(tmp_path, 3))
+    run_id = tracker.log(record(tmp_path, 3))
+    complete = {run.data.tags["gleaner.iteration"]: run for run in children(uri)}
+    assert sorted(complete) == ["2", "3"]
+    assert len(children(uri)) == 2
+    assert complete["3"].info.run_id == run_id
+    assert [point.step for point in client(uri).get_metric_history(parent(uri).info.run_id, "accuracy")] == [2, 3]
+    assert sorted(v.tags["gleaner.iteration"] for v in versions(uri)) == ["2", "3"]
+    assert mlflow.load_champion(NAME, uri).joinpath("head.safetensors").read_bytes() == head_bytes(tmp_path, 3)
+
+
+def head_bytes(folder: Path, iteration: int, campaign: str = "c0ffee") -> bytes:
+    return (folder / f"{campaign}-{iteration}" / "head" / "head.safetensors").read_bytes()
+
+
+def test_the_campaigns_run_has_the_learning_curve(uri: str, tmp_path: Path) -> None:
+    for iteration in range(3):
+        mlflow.connect(uri).log(record(tmp_path, iteration))
+    history = client(uri).get_metric_history(parent(uri).info.run_id, "accuracy")
+    assert [(point.step, point.value) for point in history] == [(0, 0.8), (1, 0.81), (2, 0.82)]
+
+
+def test_the_champion_is_loaded_by_its_alias(uri: str, tmp_path: Path) -> None:
+    for iteration, champion in ((0, True), (1, True), (2, False)):
+        mlflow.connect(uri).log(record(tmp_path, iteration, champion))
+    assert (mlflow.load_champion(NAME, uri) / "head.safetensors").read_bytes() == head_bytes(tmp_path, 1)
+    assert len(versions(uri)) == 3
+
+
+def test_a_late_replay_does_not_take_the_championship_back(uri: str, tmp_path: Path) -> None:
+    for iteration in (5, 4):
+        mlflow.connect(uri).log(record(tmp_path, iteration))
+    assert (mlflow.load_champion(NAME, uri) / "head.safetensors").read_bytes() == head_bytes(tmp_path, 5)
+
+
+def test_a_champion_whose_bytes_were_changed_is_refused(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path))
+    (stored,) = (tmp_path / ".gleaner" / "mlartifacts").rglob("head.safetensors")
+    stored.write_bytes(b"something else")
+    with pytest.raises(GleanerError, match="not the file that was registered"):
+        mlflow.load_champion(NAME, uri)
+
+
+def test_two_campaigns_of_one_name_keep_their_runs_apart(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path))
+    mlflow.connect(uri).log(record(tmp_path, campaign="f00d"))
+    assert len(children(uri)) == 2
+    assert len(runs(uri)) == 4
+
+
+def test_iteration_0_without_a_model_is_logged_without_a_version(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(replace(record(tmp_path, 0), model=None, champion=False))
+    assert versions(uri) == []
+
+
+def test_a_deleted_experiment_is_brought_back(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path, 1))
+    client(uri).delete_experiment(client(uri).get_experiment_by_name(NAME).experiment_id)
+    mlflow.connect(uri).log(record(tmp_path, 2))
+    assert client(uri).get_experiment_by_name(NAME).lifecycle_stage == "active"
+
+
+def test_the_environment_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert mlflow.connect("sqlite:////nowhere/mlflow.db") == mlflow.Mlflow("http://127.0.0.1:9")
+
+
+def test_a_server_that_is_down_is_one_error_without_the_password(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(GleanerError) as caught:
+        mlflow.connect("http://user:hunter2@127.0.0.1:9").log(record(tmp_path))
+    assert "hunter2" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+    assert time.monotonic() - start < 40
+
+
+def test_connecting_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from tasks.trackers.mlflow import connect; connect('sqlite:///x'); print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def _log_first(uri: str, folder: str, campaign: str) -> None:
+    mlflow.connect(uri).log(record(Path(folder), 0, campaign=campaign))
+
+
+def test_two_processes_may_create_everything_at_once(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    context = get_context("spawn")
+    workers = [context.Process(target=_log_first, args=(uri, str(tmp_path), name)) for name in ("aa", "bb")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len(children(uri)) == 2
+
+
+def test_a_real_server_takes_it_all_and_gives_the_champion_back(server: str, tmp_path: Path) -> None:
+    tracker = mlflow.connect(server)
+    for iteration, champion in ((0, True), (1, True), (2, False)):
+        link = tracker.log(record(tmp_path, iteration, champion))
+        assert tracker.log(record(tmp_path, iteration, champion)) == link
+    assert link.startswith(f"{server}/#/experiments/")
+    assert len(children(server)) == 3
+    assert [point.step for point in client(server).get_metric_history(parent(server).info.run_id, "accuracy")] == [
+        0,
+        1,
+        2,
+    ]
+    folder = mlflow.load_champion(NAME, server)
+    assert sha256(folder / "head.safetensors") == sha256(tmp_path / "c0ffee-1" / "head" / "head.safetensors")
+    assert json.loads((folder / "head.json").read_text()) == {"network": "linear"}
+
+
+def test_nothing_is_pickled(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path))
+    stored = [path for path in (tmp_path / ".gleaner" / "mlartifacts").rglob("*") if path.is_file()]
+    assert {path.suffix for path in stored} == {".png", ".json", ".safetensors"}
