@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import State
 
-from tasks import tracking, versions
+from tasks import repository, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.errors import GleanerError, Unreachable
 from tasks.export import Closed, export, finish_exported
@@ -55,7 +55,7 @@ def import_labels(campaign: Campaign) -> int:
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def run_stage(campaign: Campaign, stage: str, number: int) -> bool:
     """Run one DVC stage if anything it depends on changed."""
-    log = campaign.store.path(f"{LOGS}/{versions.tag_name(number)}-{stage}.log")
+    log = campaign.store.path(f"{LOGS}/{repository.tag_name(number)}-{stage}.log")
     ran = versions.reproduce(campaign.root, stage, log)
     get_run_logger().info(
         "%s", log.read_text(encoding="utf-8", errors="replace").strip() or f"{stage}: nothing changed"

@@ -90,7 +90,7 @@ def uniform_needs(results: pa.Table, target: float) -> str:
 
 def draw(results: pa.Table, strategies: tuple[str, ...], title: str) -> bytes:
     """Mean learning curves with the range of the seeds."""
-    from tasks.plots import Curve, compare_curves
+    from tasks.plots import compare_curves
 
     return compare_curves([curve(results, name) for name in strategies], title)
 

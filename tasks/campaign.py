@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import params as parameters
-from tasks import plugins, versions
+from tasks import plugins, repository, versions
 from tasks.errors import BadInput, GleanerError
 from tasks.labeling import LabelingTool, Place
 from tasks.ledger import Ledger, open_ledger
@@ -99,8 +99,8 @@ def open_campaign(root: Path, purpose: str, now: Callable[[], str] = utc_now) ->
         raise BadInput(f"{root.resolve()} is Gleaner's own code, not a campaign. `gleaner init DIR` makes a workspace.")
     with campaign_lock(root, purpose):
         versions.clear_stale_locks(root)
-        versions.require_clean(root)
-        fresh = not versions.tags(root)
+        repository.require_clean(root)
+        fresh = not repository.tags(root)
         with open_ledger(store.path(LEDGER), now, create=fresh) as ledger:
             identity = store.read_json(IDENTITY)["id"]
             _same_campaign(ledger, identity)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, serving, tracking, versions
+from tasks import artefacts, repository, serving, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.errors import Blocked, GleanerError
@@ -88,7 +88,7 @@ def _freeze(campaign: Campaign, row: IterationRow) -> Frozen:
         sha256(campaign.store.path(SELECTION.path)),
         campaign.params_text,
         campaign.store.path("dvc.lock").read_text(encoding="utf-8"),
-        versions.head(campaign.root),
+        repository.head(campaign.root),
     )
 
 
@@ -117,11 +117,11 @@ def gate(findings: dict[str, Any], accepted: dict[str, str]) -> None:
 
 
 def _require_same_code(campaign: Campaign, row: IterationRow) -> None:
-    changed = versions.code_changed(campaign.root, row.base_commit)
+    changed = repository.code_changed(campaign.root, row.base_commit)
     if changed:
         raise GleanerError(
             f"iteration {row.number} was selected with the code of commit {row.base_commit[:10]}, but {', '.join(changed[:5])} changed "
-            f"since. Finish it first: `git stash; git checkout {row.base_commit[:10]} -- {' '.join(versions.CODE)}`, commit, tick."
+            f"since. Finish it first: `git stash; git checkout {row.base_commit[:10]} -- {' '.join(repository.CODE)}`, commit, tick."
         )
 
 
@@ -225,14 +225,14 @@ def _record_bytes(campaign: Campaign, row: IterationRow) -> None:
 
 
 def _tag(campaign: Campaign, row: IterationRow) -> None:
-    name = versions.tag_name(row.number)
-    if name in versions.tags(campaign.root):
+    name = repository.tag_name(row.number)
+    if name in repository.tags(campaign.root):
         return
-    versions.stage_own(campaign.root, row.params)
+    repository.stage_own(campaign.root, row.params)
     checkpoint("close:stage:after")
-    versions.commit(campaign.root, f"iteration {row.number} of {campaign.id}")
+    repository.commit(campaign.root, f"iteration {row.number} of {campaign.id}")
     checkpoint("close:commit:after")
-    versions.tag(campaign.root, row.number, f"iteration {row.number} of {campaign.id}")
+    repository.tag(campaign.root, row.number, f"iteration {row.number} of {campaign.id}")
     checkpoint("close:tag:after")
 
 
@@ -244,7 +244,7 @@ def main() -> None:
             print("nothing to export: no iteration is open.")
             return
         print(
-            f"iteration {closed.number} is closed: {closed.asked} tasks sent, tag {versions.tag_name(closed.number)}."
+            f"iteration {closed.number} is closed: {closed.asked} tasks sent, tag {repository.tag_name(closed.number)}."
         )
         if closed.stop:
             print(f"the campaign is finished: {closed.stop}.")

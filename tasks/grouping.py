@@ -30,7 +30,7 @@ _SCALE = 2.0**16  # of the integer weights; 255 * 32**2 * 2**32 < 2**53
 
 
 def draw_split(salt: str, group: str, share: float) -> str:
-    """ "holdout" for about `share` of all groups, else "pool": a hash decides, not the order of arrival."""
+    """Give "holdout" to about `share` of all groups, else "pool": a hash decides, not the order of arrival."""
     digest = hashlib.sha256(f"{salt}:{group}".encode()).digest()
     return "holdout" if int.from_bytes(digest[:8], "big") < share * 2.0**64 else "pool"
 
@@ -78,9 +78,8 @@ def _resample(to: int, side: int) -> Array:
 def near_pairs(queries: Array, hashes: Array, bits: int) -> tuple[Array, Array, Array]:
     """All (query, position, distance) with at most `bits` differing bits, sorted by query, distance, position.
 
-    Exact, without comparing all with all: of bits + 1 disjoint parts of the hash, one must be equal
-    (pigeonhole; Norouzi et al. 2012, multi-index hashing). Parts interleave, so that each gets its
-    share of the informative low frequencies. Where most hashes are alike, all are compared.
+    Exact: of bits + 1 disjoint, interleaved parts of the hash, one must be equal (pigeonhole; Norouzi et al. 2012,
+    multi-index hashing). Where most hashes are alike, all are compared.
     """
     masks = [np.uint64(sum(1 << i for i in range(part, 64, bits + 1))) for part in range(bits + 1)]
     parts = [_equal_part(queries, hashes, mask) for mask in masks]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import inputs, pool, versions
+from tasks import inputs, pool, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput
@@ -94,7 +94,7 @@ def open_iteration(campaign: Campaign) -> int:
     latest = campaign.ledger.latest()
     if latest is None or latest.state == "closed":
         checkpoint("open:ledger:before")
-        latest = campaign.ledger.open_iteration(versions.head(campaign.root))
+        latest = campaign.ledger.open_iteration(repository.head(campaign.root))
         checkpoint("open:ledger:after")
     if not _frozen(campaign, latest.number):
         inputs.freeze(campaign.store, iteration_of(campaign, latest), tables(campaign, latest))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import ingest, pool, versions
+from tasks import ingest, pool, repository, versions
 from tasks.campaign import IDENTITY, Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput
@@ -33,8 +33,8 @@ def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> ingest
         _remember_source(campaign, params.source.model_dump())
         versions.add_data(root, ("data/pool",))
         checkpoint("ingest:add:after")
-        versions.stage_own(root)
-        versions.commit(root, f"ingest: {counts.accepted} images accepted")
+        repository.stage_own(root)
+        repository.commit(root, f"ingest: {counts.accepted} images accepted")
         checkpoint("ingest:commit:after")
     return counts
 
@@ -48,7 +48,7 @@ def _point_at(campaign: Campaign, source: Path) -> Params:
     kind = "table" if source.suffix.lower() in TABLES else "folder"
     text = set_value(campaign.params_text, "source", "path", str(source))
     if kind != campaign.params.source.kind:
-        text = set_value(set_value(text, "source", "kind", kind), "source", "options", "{}")
+        text = set_value(set_value(text, "source", "kind", kind), "source", "options", {})
     params = parse(text)
     campaign.store.write_bytes("params.yaml", text.encode())
     return params

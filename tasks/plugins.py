@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,7 +66,7 @@ def require(folder: str, name: str) -> None:
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def entry_point(folder: str, name: str) -> EntryPoint:
     """Read a plug-in's signature from its source, without importing it."""
     require(folder, name)

@@ -10,7 +10,6 @@ from tasks.campaign import Campaign
 from tasks.ledger import Asked
 from tasks.tables import HISTORY
 
-
 #: what stands for "none" in a table without nulls
 NOTHING = {"accuracy": math.nan, "low": math.nan, "high": math.nan, "champion": -1, "model_sha256": ""}
 

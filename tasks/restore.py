@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import artefacts, snapshot, versions
+from tasks import artefacts, repository, snapshot, versions
 from tasks.campaign import IDENTITY, LEDGER, mint, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.ledger import Ledger
@@ -21,8 +21,8 @@ def restore(root: Path, number: int, target: Path) -> int:
 
     Raises BadInput for an unknown iteration or a folder in use, GleanerError when a byte differs (nothing is left).
     """
-    name = versions.tag_name(number)
-    known = versions.tags(root)
+    name = repository.tag_name(number)
+    known = repository.tags(root)
     if name not in known:
         raise BadInput(
             f"there is no iteration {number} in {root}. Closed iterations: {', '.join(known) or 'none yet'}."
@@ -70,11 +70,11 @@ def fork(root: Path) -> str:
         name = str(old["id"]).rpartition("-")[0]
         identity = {**mint(name), "forked_from": {"id": old["id"], "iteration": number}}
         store.write_json(IDENTITY, identity)
-        versions.start_branch(root, f"fork-{identity['id']}", number)
+        repository.start_branch(root, f"fork-{identity['id']}", number)
         versions.configure(root, root)
-        versions.stage_own(root)
-        versions.git(root, "add", "--", ".dvc/config")
-        versions.commit(root, f"fork of {old['id']} at iteration {number}")
+        repository.stage_own(root)
+        repository.git(root, "add", "--", ".dvc/config")
+        repository.commit(root, f"fork of {old['id']} at iteration {number}")
 
         def own(ledger: Ledger) -> None:
             ledger.forget_unanswered()

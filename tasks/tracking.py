@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import plugins, versions
+from tasks import plugins, repository, versions
 from tasks.campaign import Campaign
 from tasks.errors import GleanerError
 from tasks.store import Store, remove_folder, replace_folder
@@ -28,7 +28,7 @@ MODEL = "models/head"
 
 def queue(campaign: Campaign, number: int) -> None:
     """Put an iteration into the outbox; the folder appears whole."""
-    store, target = campaign.store, campaign.store.path(f"{FOLDER}/{versions.tag_name(number)}")
+    store, target = campaign.store, campaign.store.path(f"{FOLDER}/{repository.tag_name(number)}")
     building = target.with_name(f".{target.name}.new")
     remove_folder(building)
     for name in (*ARTIFACTS, MODEL):
@@ -54,8 +54,8 @@ def _record(campaign: Campaign, number: int) -> dict[str, Any]:
         "params": dict(_flatten(campaign.params.model_dump())),
         "metrics": {**_numbers(metrics), **_per_class(campaign)},
         "tags": {
-            "git.commit": versions.head(campaign.root),
-            "git.tag": versions.tag_name(number),
+            "git.commit": repository.head(campaign.root),
+            "git.tag": repository.tag_name(number),
             **{f"dvc.{path}": digest for path, digest in versions.data_hashes(campaign.root).items()},
         },
         "champion": metrics["champion"] == number,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks import artefacts, pool, versions
+from tasks import artefacts, pool, repository, versions
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.errors import GleanerError
 from tasks.ledger import Ledger, open_ledger, task_key
@@ -97,12 +97,12 @@ def _splits(store: Store) -> Iterator[str]:
 
 def _tags(store: Store, deep: bool) -> Iterator[str]:
     unchanged: dict[str, artefacts.Entry] = {}
-    for name in versions.tags(store.root):
+    for name in repository.tags(store.root):
         listed = artefacts.read_artefacts(
-            versions.show(store.root, name, artefacts.ARTEFACTS), f"{name}:{artefacts.ARTEFACTS}"
+            repository.show(store.root, name, artefacts.ARTEFACTS), f"{name}:{artefacts.ARTEFACTS}"
         )
         files = listed["files"]
-        if versions.tag_name(listed.get("iteration", -1)) != name:
+        if repository.tag_name(listed.get("iteration", -1)) != name:
             yield f"{name}: its list of artefacts is of iteration {listed.get('iteration')}"
         known = unchanged if deep else files
         for problem in artefacts.check_cache(files, versions.cached_files(store.root, name), known):
@@ -193,14 +193,14 @@ def _every_event(store: Store, ledger: Ledger) -> Iterator[str]:
 
 
 def _closed_is_tagged(store: Store, ledger: Ledger) -> Iterator[str]:
-    closed = {versions.tag_name(row.number) for row in ledger.iterations() if row.state == "closed"}
-    tagged = set(versions.tags(store.root))
+    closed = {repository.tag_name(row.number) for row in ledger.iterations() if row.state == "closed"}
+    tagged = set(repository.tags(store.root))
     for name in sorted(closed - tagged):
         yield f"iteration {name} is closed in the ledger and has no tag"
     numbers = [row.number for row in ledger.iterations()]
     if numbers != list(range(len(numbers))):
         yield f"iterations are not numbered without gaps: {numbers}"
-    pending = {versions.tag_name(row.number) for row in ledger.iterations() if row.state != "closed"}
+    pending = {repository.tag_name(row.number) for row in ledger.iterations() if row.state != "closed"}
     for name in sorted(tagged - closed - pending):
         yield f"tag {name} belongs to no iteration of the ledger"
 

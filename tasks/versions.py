@@ -1,17 +1,16 @@
-"""Git and DVC: the only file that talks to either.
+"""DVC: the bytes of every iteration. The only file that talks to DVC.
 
-Git holds code, params and pointers, and a tag `iter-0007` is an iteration's commit point. DVC holds the bytes.
-Both write lock files that survive a kill; they are removed only while this process holds the campaign's lock.
+Stages run one at a time through DVC's own API; what they print goes to a log. DVC repairs and forgives silently, so
+every pointer is parsed here and its cache objects are named, for `tasks/artefacts.py` to measure.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tasks.errors import BadInput, GleanerError
+from tasks.errors import GleanerError
+from tasks.repository import commit, git, show
 
-#: what a tick commits; anything else that changed is somebody's work and is refused
-OWN = (
-    "params.yaml",
-    "dvc.lock",
-    "data/pool.dvc",
-    "data/inputs.dvc",
-    "data/ledger.dvc",
-    "data/artefacts.json",
-    "data/campaign.json",
-)
-CODE = ("tasks", "flows", "monitoring", "dvc.yaml")
 DATA = ("data/pool", "data/inputs", "data/ledger")
 SETTINGS = (
     ("core", "analytics", "false"),
@@ -39,26 +28,15 @@ SETTINGS = (
     ("core", "check_update", "false"),
     ("cache", "type", "reflink,hardlink,copy"),
 )
-
-
-def git(root: Path, *arguments: str, text: str | None = None) -> str:
-    """Run git in the workspace; returns what it prints. Hooks, signing and the caller's GIT_* are left out."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false"]
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=root,
-        env={**environment, "LC_ALL": "C"},
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise GleanerError(
-            f"git {' '.join(arguments[:2])} failed in {root}: {done.stderr.strip() or done.stdout.strip()}"
-        )
-    return done.stdout
+#: left behind by a killed git or DVC
+STALE = (
+    ".git/index.lock",
+    ".git/HEAD.lock",
+    ".git/refs/heads/main.lock",
+    ".dvc/tmp/rwlock",
+    ".dvc/tmp/rwlock.lock",
+    ".dvc/tmp/lock",
+)
 
 
 def initialise(root: Path, home: Path) -> None:
@@ -86,56 +64,11 @@ def configure(root: Path, home: Path) -> None:
         settings["core"].setdefault("remote", "workspace")
 
 
-def head(root: Path) -> str:
-    """The commit that HEAD points to."""
-    return git(root, "rev-parse", "HEAD").strip()
-
-
-def tag_name(number: int) -> str:
-    """The tag of an iteration: 7 -> iter-0007."""
-    return f"iter-{number:04d}"
-
-
-def tags(root: Path) -> list[str]:
-    """Tags of closed iterations, in order."""
-    return git(root, "tag", "--list", "iter-*", "--sort", "refname").split()
-
-
-def require_clean(root: Path) -> None:
-    """Refuse to work over somebody's uncommitted work, a detached HEAD or an unfinished merge. Names the files."""
-    folder = root / ".git"
-    for name, what in (
-        ("MERGE_HEAD", "merge"),
-        ("rebase-merge", "rebase"),
-        ("rebase-apply", "rebase"),
-        ("CHERRY_PICK_HEAD", "cherry-pick"),
-    ):
-        if (folder / name).exists():
-            raise BadInput(f"{root}: a {what} is in progress. Finish or abort it, then run the command again.")
-    if git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() == "HEAD":
-        raise BadInput(
-            f"{root}: HEAD is detached. `git checkout main && dvc checkout` returns to the campaign's newest iteration."
-        )
-    changed = [
-        line[3:]
-        for line in git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
-        if line[3:] not in OWN
-    ]
-    stray = git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).split("\n")
-    others = changed + [name for name in stray if name]
-    if others:
-        raise BadInput(
-            f"{root}: uncommitted changes that are not the campaign's own: {', '.join(others[:10])}. "
-            "Commit or stash them (code is part of an iteration's version), then run the command again."
-        )
-
-
 def clone(root: Path, target: Path, name: str) -> None:
     """Clone a tag, code and data, into a new folder whose bytes are its own."""
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
-    with _dvc(target) as repo:
-        with repo.config.edit("local") as settings:
-            settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
+    with _dvc(target) as repo, repo.config.edit("local") as settings:
+        settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
     for source in ("source", None):
         try:
             with _dvc(target) as repo:
@@ -147,107 +80,10 @@ def clone(root: Path, target: Path, name: str) -> None:
                 raise
 
 
-def start_branch(root: Path, name: str, number: int) -> None:
-    """Leave the tag for a branch of its own; tags of later iterations belong to the other campaign."""
-    git(root, "switch", "--quiet", "--create", name)
-    later = [tag for tag in tags(root) if tag > tag_name(number)]
-    if later:
-        git(root, "tag", "--delete", *later)
-
-
-def code_changed(root: Path, since: str) -> list[str]:
-    """Code files that differ between a commit and HEAD."""
-    return git(root, "diff", "--name-only", since, "HEAD", "--", *CODE).split()
-
-
 def clear_stale_locks(root: Path) -> None:
     """Remove what a killed git or DVC left behind. Call only while holding the campaign's lock."""
-    for name in (
-        ".git/index.lock",
-        ".git/HEAD.lock",
-        ".git/refs/heads/main.lock",
-        ".dvc/tmp/rwlock",
-        ".dvc/tmp/rwlock.lock",
-        ".dvc/tmp/lock",
-    ):
+    for name in STALE:
         (root / name).unlink(missing_ok=True)
-
-
-def commit(root: Path, message: str) -> str:
-    """Commit what is staged; returns the new HEAD, or the old one when nothing is staged."""
-    if git(root, "status", "--porcelain", "--untracked-files=no").strip() and _staged(root):
-        git(root, *_identity(root), "commit", "--quiet", "--no-verify", "--message", message)
-    return head(root)
-
-
-def _staged(root: Path) -> bool:
-    return bool(git(root, "diff", "--cached", "--name-only").strip())
-
-
-def _identity(root: Path) -> list[str]:
-    try:
-        git(root, "config", "user.email")
-    except GleanerError:
-        return ["-c", "user.name=Gleaner", "-c", "user.email=gleaner@localhost"]
-    return []
-
-
-def stage_own(root: Path, params: str | None = None) -> None:
-    """Stage the campaign's own files; `params` is committed as params.yaml whatever the working tree holds."""
-    git(root, "add", "--force", "--", *[name for name in OWN if (root / name).exists()])
-    if params is not None:
-        blob = git(root, "hash-object", "-w", "--stdin", text=params).strip()
-        git(root, "update-index", "--cacheinfo", f"100644,{blob},params.yaml")
-
-
-def tag(root: Path, number: int, message: str) -> None:
-    """Set an iteration's annotated tag on HEAD."""
-    git(root, *_identity(root), "tag", "--annotate", tag_name(number), "--message", message)
-
-
-@contextmanager
-def _dvc_environment(root: Path) -> Iterator[None]:
-    """A private site cache (DVC makes its own world-writable) and the environment's `python` first on PATH."""
-    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
-    site = root / ".gleaner" / "dvc-site"
-    site.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ["DVC_SITE_CACHE_DIR"] = str(site)
-    yield
-
-
-@contextmanager
-def _dvc(root: Path) -> Iterator[Any]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    with _dvc_environment(root):
-        try:
-            with Repo(str(root)) as repo:
-                yield repo
-        except DvcException as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise GleanerError(f"DVC in {root}: {error}{cause}") from error
-        except OSError as error:
-            raise GleanerError(
-                f"DVC in {root}: {error.strerror or error}: {error.filename}. Nothing was tagged."
-            ) from error
-
-
-def add_data(root: Path, paths: Sequence[str]) -> None:
-    """Put folders under DVC (cache + pointer)."""
-    with _dvc(root) as repo:
-        repo.add([str(root / path) for path in paths if (root / path).exists()])
-
-
-def stage_order(root: Path) -> list[str]:
-    """The pipeline's stages in the order that DVC's own graph gives."""
-    import networkx
-
-    with _dvc(root) as repo:
-        graph = repo.index.graph.reverse()
-        names = {s: s.addressing for s in graph.nodes if getattr(s, "name", None)}
-        ordered = networkx.lexicographical_topological_sort(graph, key=lambda s: names.get(s, ""))
-        return [names[s] for s in ordered if s in names]
 
 
 def reproduce(root: Path, stage: str, log: Path) -> bool:
@@ -281,6 +117,52 @@ def _output_to(log: Path) -> Iterator[None]:
             for descriptor, original in enumerate(kept, start=1):
                 os.dup2(original, descriptor)
                 os.close(original)
+
+
+@contextmanager
+def _dvc_environment(root: Path) -> Iterator[None]:
+    """A private site cache (DVC makes its own world-writable) and the environment's `python` first on PATH."""
+    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
+    site = root / ".gleaner" / "dvc-site"
+    site.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ["DVC_SITE_CACHE_DIR"] = str(site)
+    yield
+
+
+@contextmanager
+def _dvc(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    root = root.resolve()
+    with _dvc_environment(root):
+        try:
+            with chdir(root), Repo(str(root)) as repo:  # DVC takes paths relative to where the process stands
+                yield repo
+        except DvcException as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise GleanerError(f"DVC in {root}: {error}{cause}") from error
+        except OSError as error:
+            raise GleanerError(
+                f"DVC in {root}: {error.strerror or error}: {error.filename}. Nothing was tagged."
+            ) from error
+
+
+def add_data(root: Path, paths: Sequence[str]) -> None:
+    """Put folders under DVC (cache + pointer)."""
+    with _dvc(root) as repo:
+        repo.add([path for path in paths if Path(path).exists()])
+
+
+def stage_order(root: Path) -> list[str]:
+    """The pipeline's stages in the order that DVC's own graph gives."""
+    import networkx
+
+    with _dvc(root) as repo:
+        graph = repo.index.graph.reverse()
+        names = {s: s.addressing for s in graph.nodes if getattr(s, "name", None)}
+        ordered = networkx.lexicographical_topological_sort(graph, key=lambda s: names.get(s, ""))
+        return [names[s] for s in ordered if s in names]
 
 
 def record_outputs(root: Path) -> None:
@@ -332,11 +214,6 @@ class Cached:
     path: str  # relative to the workspace
     md5: str
     object: Path
-
-
-def show(root: Path, revision: str, path: str) -> str:
-    """A file's text at a revision."""
-    return git(root, "show", f"{revision}:{path}")
 
 
 def cached_files(root: Path, revision: str | None = None) -> list[Cached]:

@@ -6,6 +6,7 @@ init(Path("clone"), Path("deer"), "deer")   ->   deer/ with one commit and a new
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from tasks import params as parameters
-from tasks import versions
+from tasks import repository, versions
 from tasks.campaign import IDENTITY, mint
 from tasks.errors import BadInput
 from tasks.store import Store, remove_folder
@@ -41,7 +42,7 @@ def init(template: Path, target: Path, name: str | None = None) -> str:
 
 def _copy_code(template: Path, target: Path) -> None:
     """Tracked and untracked-not-ignored files: what a commit would hold, edits included."""
-    names = versions.git(template, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    names = repository.git(template, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in sorted(set(filter(None, names))):
         source = template / name
         if source.is_file() and not source.is_symlink():
@@ -49,19 +50,15 @@ def _copy_code(template: Path, target: Path) -> None:
             shutil.copy2(source, target / name)
 
 
-def set_value(text: str, section: str, key: str, value: str) -> str:
-    """Change one text value of a params.yaml and nothing else: comments and layout stay."""
+def set_value(text: str, section: str, key: str, value: str | int | float | dict[str, object]) -> str:
+    """Change one value of a params.yaml and nothing else: comments and layout stay."""
     tree = YAML(typ="rt").load(io.StringIO(text))
     number, column = tree[section].lc.value(key)
     lines = text.splitlines(keepends=True)
     rest = lines[number][column:]
     old = re.match(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|\{[^}]*\}|[^#\s][^#\n]*?(?=\s*(?:#|$))', rest)
     assert old is not None, rest
-    quoted = (
-        value
-        if re.fullmatch(r"[A-Za-z][\w.-]*|\{\}", value)
-        else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    quoted = value if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.-]*", value) else json.dumps(value, ensure_ascii=False)
     after = rest[old.end() :]
     if after.startswith(" ") and len(quoted) < old.end():
         quoted = quoted.ljust(old.end())

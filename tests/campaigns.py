@@ -102,7 +102,7 @@ def _iterate(
     right = (predicted == world.classes)[world.holdout].astype(np.float64)
     state.outcomes.append(right)
     state.labels.append(int(trained.sum()))
-    picked = _pick(rng, world, state, utility, batch, control, trained.any())
+    picked = _pick(rng, world, state, utility, batch, control, bool(trained.any()))
     measured = iteration > 0
     labeled = trained | (world.holdout & measured)
     return Evidence(

@@ -34,9 +34,9 @@ ITEMS = 240
 BATCH = 10
 
 
-def item(number: int) -> str:
+def item(number: int | np.integer[Any]) -> str:
     """The id of an item."""
-    return f"{number:064x}"
+    return f"{int(number):064x}"
 
 
 def table(kind: TableKind, **columns: Any) -> pa.Table:

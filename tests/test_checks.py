@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from campaigns import World, blobs, campaign, curve, make_batch, replaced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.checks._ranks import outscores, spearman
 from monitoring.evidence import Batch, Curve, Evidence, Finding, Model, Scores, from_json, to_json
 from tasks import plugins
+from tests.campaigns import World, blobs, campaign, curve, make_batch, replaced
 
 CHECKS = plugins.names("checks")
 

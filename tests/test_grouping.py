@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def placed(
     ids = names(len(images))
     sequences = sequences or [""] * len(images)
     bounds = [0, *(cuts or []), len(images)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         part = place(groups, ids[start:end], sequences[start:end], images[start:end], rule)[0]
         placements += part
     return placements

@@ -48,9 +48,10 @@ def uri(tmp_path: Path, template: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[str]:
     """A real `mlflow server` on a free loopback port."""
     folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes(template.read_bytes())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -100,7 +101,7 @@ def record(folder: Path, iteration: int = 3, champion: bool = True, campaign: st
     store.write_json("evaluation/metrics.json", {"accuracy": 0.9})
     return IterationRecord(
         campaign, NAME, iteration, {"select.batch": "20", "labeling.classes": "x" * 7000},
-        {"accuracy": 0.8 + iteration / 100, "labels_total": 20.0 * iteration, "recall.<b>ü/é</b>": 0.5, "bad": float("nan")},
+        {"accuracy": (80 + iteration) / 100, "labels_total": 20.0 * iteration, "recall.<b>ü/é</b>": 0.5, "bad": float("nan")},
         {"git.commit": "abc", "git.tag": f"iter-{iteration:04d}", "dvc.models/head": "123"},
         (files / "learning_curve.png", files / "evaluation"), files / "head", champion,
     )  # fmt: skip

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from iteration_files import BATCH, ITEMS, edit, item, put, write_iteration
 
 from monitoring import run as monitor
 from monitoring.alerts.log import line, send
@@ -25,6 +24,8 @@ from tasks.errors import GleanerError
 from tasks.params import CheckSetting, load
 from tasks.store import Store
 from tasks.tables import ASKED, LABELS, PREVIOUS_SCORES, SCORES, SELECTION
+from tests.iteration_files import BATCH, ITEMS, edit, item, put, write_iteration
+from tests.workspace import digits, run_stages
 
 ALL = {name: CheckSetting(severity="block") for name in plugins.names("checks")}
 
@@ -133,7 +134,7 @@ def test_the_first_iteration_has_nothing_to_compare(store: Store) -> None:
 
 def test_severity_and_limits_are_those_of_params(store: Store) -> None:
     settings = {
-        "score_gap": CheckSetting(severity="warn", limit=0.0, sigmas=-100.0),
+        "score_gap": CheckSetting.model_validate({"severity": "warn", "limit": 0.0, "sigmas": -100.0}),
         "stagnant_rankings": CheckSetting(severity="off"),
     }
     found = findings(store, settings)
@@ -199,6 +200,17 @@ def test_alerts_are_one_line_each_and_leave_out_what_is_fine(store: Store, caplo
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert all("\n" not in r.getMessage() and "\x1b" not in r.getMessage() for r in caplog.records)
     assert "To do:" in line(hostile)
+
+
+def test_the_real_stages_give_three_healthy_iterations(tmp_path: Path) -> None:
+    world = digits(tmp_path)
+    for _ in range(3):
+        world.open()
+        run_stages(world.store, world.params, "embed", "train", "score", "select", "evaluate")
+        found = findings(world.store)
+        assert {name: finding.what for name, finding in found.items() if finding.outcome == "fail"} == {}
+        world.answer()
+    assert found["stagnant_rankings"].outcome == found["score_gap"].outcome == "pass"
 
 
 def test_findings_are_json_that_others_can_read(store: Store) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from tasks import plugins
 from tasks.networks import _dropout, _scaling, _training, linear
 from tasks.networks._training import parameters
-from tasks.networks.cnn import _shapes
+from tasks.networks.cnn import _images, _shapes
 
 Array = npt.NDArray[Any]
 NETWORKS = plugins.names("networks")
@@ -327,3 +327,15 @@ def test_asking_by_margin_needs_fewer_digits_than_asking_at_random() -> None:
             known = np.append(known, others[np.argsort(-utilities)[:20] if ask_by_margin else slice(20)])
 
     assert accuracy_at_140(True) > accuracy_at_140(False) + 0.01
+
+
+def test_pixels_keep_their_row_column_and_channel() -> None:
+    image = np.arange(2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
+    assert _images(image.reshape(1, -1), (2, 3, 4))[0, 3, 1, 2] == image[0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", WITH_SAMPLE)
+def test_dropout_is_on_while_a_network_is_fitted(name: str) -> None:
+    features, labels = blobs(12)
+    weights = [network(name).fit(features, labels, 3, SHAPE, 0, dropout=d)["out.weight"] for d in (0.0, 0.5)]
+    assert not np.array_equal(*weights)

@@ -326,3 +326,10 @@ def test_factored_distances_are_those_of_the_outer_products() -> None:
     everything = np.arange(30)
     factored = badge._factored(errors, hidden, lengths)(everything, everything)
     np.testing.assert_allclose(factored, table_of(outer), atol=1e-9)
+
+
+def test_draws_are_distinct_even_when_rounding_gives_an_item_a_distance_to_itself() -> None:
+    picks = _seeding.draw(
+        lambda rows, centres: np.ones((len(np.arange(9)[rows]), len(centres))), 9, 9, 0, np.random.default_rng(0)
+    )
+    assert sorted(picks.tolist()) == list(range(9))

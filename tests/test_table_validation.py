@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from iteration_files import ITEMS, edit, item, put, write_iteration
 
 from monitoring.tables import TableReport, render, validate
 from tasks.errors import GleanerError
 from tasks.store import Store
 from tasks.tables import FROZEN_MANIFEST, LABELS, SCORES, SELECTION, TableKind
+from tests.iteration_files import ITEMS, edit, item, put, write_iteration
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ def fetch(url: str, folder: Path) -> Path:
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise BadInput(
             f"cannot download the backbone's weights from {url}: {getattr(error, 'reason', error)}. "
-            f"Put that file at {target}, or give its path as embed.options.weights, or use embed.backbone pixels or efficientnet_lite0."
+            f"Put that file at {target}, or give its path as embed.options.weights, "
+            "or use embed.backbone pixels or efficientnet_lite0."
         ) from None
     return target
 

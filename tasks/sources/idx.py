@@ -89,13 +89,21 @@ def read_idx(file: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     try:
         with _opened(file) as handle:
             shape = _shape(handle.read(4 + 4 * dimensions), dimensions, file)
-            content = handle.read(math.prod(shape) + 1)
+            content = _read(handle, math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{file} cannot be read: {error}. Copy or download it again.") from None
     if len(content) != math.prod(shape):
         more = "more" if len(content) > math.prod(shape) else f"{len(content)}"
         raise BadInput(f"{file}: the header declares {shape} = {math.prod(shape)} bytes, the file holds {more}.")
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read(handle: IO[bytes], length: int) -> bytearray:
+    """At most `length` bytes, in pieces: no memory is set aside for what a header only claims."""
+    content = bytearray()
+    while piece := handle.read(min(length - len(content), 2**24)):
+        content += piece
+    return content
 
 
 def _opened(file: Path) -> IO[bytes]:

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tasks.errors import GleanerError
 from tasks.store import sha256
 from tasks.trackers import IterationRecord, Tracker
+from tasks.trackers._registry import ALIAS, CAMPAIGN, ITERATION, model_name, register
 
 #: set before MLflow is imported, unless the user has set them: no telemetry, and a dead server is noticed in seconds
 ENVIRONMENT = {
@@ -38,15 +39,15 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 #: the metrics whose curve over the iterations is shown on the campaign's run
 MAIN = (
     *("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "nll", "ece"),
     *("labels_total", "training_labels", "champion"),
 )
-CAMPAIGN, ITERATION, COMPLETE, ROLE = "gleaner.campaign", "gleaner.iteration", "gleaner.complete", "gleaner.role"
+COMPLETE, ROLE = "gleaner.complete", "gleaner.role"
 PARENT_RUN = "mlflow.parentRunId"
-ALIAS = "champion"
 BATCH = 100  # params or tags that the server takes at once
 LONGEST = 5_000  # characters of a param or tag
 
@@ -89,11 +90,6 @@ def load_champion(name: str, uri: str) -> Path:
     if sha256(folder / "head.safetensors") != version.tags["gleaner.sha256"]:
         raise GleanerError(f"{folder}: head.safetensors is not the file that was registered as {name} {ALIAS}.")
     return folder
-
-
-def model_name(campaign: str) -> str:
-    """The registered model of a campaign: MLflow allows neither / nor : in it."""
-    return re.sub(r"[/:]", "-", campaign)
 
 
 @contextmanager
@@ -198,7 +194,7 @@ def _log_iteration(client: Any, experiment: str, parent: str, record: IterationR
             send(run_id, str(path), *([path.name] if path.is_dir() else []))
     if record.model is not None:
         client.log_artifacts(run_id, str(record.model), "model")
-        _register(client, run, record)
+        register(client, run, record)
     _log_curve(client, parent, record)
     client.set_terminated(run_id)
     client.set_tag(run_id, COMPLETE, "true")
@@ -235,41 +231,3 @@ def _log_curve(client: Any, parent: str, record: IterationRecord) -> None:
     values = {key: record.metrics[key] for key in MAIN if key in record.metrics}
     client.log_batch(parent, _metrics({**values, "iteration": float(record.iteration)}, record.iteration))
     client.set_terminated(parent)
-
-
-def _register(client: Any, run: Any, record: IterationRecord) -> None:
-    """Register the run's model folder as a version; champion moves forward only (a late replay must not take it)."""
-    from mlflow.exceptions import MlflowException
-
-    assert record.model is not None
-    name = model_name(record.name)
-    try:
-        client.create_registered_model(name, tags={CAMPAIGN: record.campaign})
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    mine = {CAMPAIGN: record.campaign, ITERATION: str(record.iteration)}
-    _drop_leftovers(client, name, mine)
-    tags = {**record.tags, **mine, "gleaner.sha256": sha256(record.model / "head.safetensors")}
-    version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
-    if record.champion and _champion_iteration(client, name, record.campaign) <= record.iteration:
-        client.set_registered_model_alias(name, ALIAS, version.version)
-
-
-def _drop_leftovers(client: Any, name: str, mine: dict[str, str]) -> None:
-    for version in client.search_model_versions(f"name = '{_quoted(name)}'"):
-        if mine.items() <= version.tags.items():
-            client.delete_model_version(name, version.version)
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "''")
-
-
-def _champion_iteration(client: Any, name: str, campaign: str) -> int:
-    """Iteration of this campaign's present champion, -1 when there is none."""
-    number = client.get_registered_model(name).aliases.get(ALIAS)
-    if number is None:
-        return -1
-    tags = client.get_model_version(name, number).tags
-    return int(tags[ITERATION]) if tags.get(CAMPAIGN) == campaign else -1

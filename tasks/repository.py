@@ -1,0 +1,140 @@
+"""Git: code, params and pointers; a tag `iter-0007` is an iteration's commit point. The only file that runs git.
+
+commit(root, "iteration 7 of deer-3f2a")
+tag(root, 7, "iteration 7 of deer-3f2a")
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tasks.errors import BadInput, GleanerError
+
+#: what a tick commits; anything else that changed is somebody's work and is refused
+OWN = (
+    "params.yaml",
+    "dvc.lock",
+    "data/pool.dvc",
+    "data/inputs.dvc",
+    "data/ledger.dvc",
+    "data/artefacts.json",
+    "data/campaign.json",
+)
+CODE = ("tasks", "flows", "monitoring", "dvc.yaml")
+UNFINISHED = (
+    ("MERGE_HEAD", "merge"),
+    ("rebase-merge", "rebase"),
+    ("rebase-apply", "rebase"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+)
+
+
+def git(root: Path, *arguments: str, text: str | None = None) -> str:
+    """Run git in the workspace; returns what it prints. Hooks, signing and the caller's GIT_* are left out."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false"]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=root,
+        env={**environment, "LC_ALL": "C"},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise GleanerError(
+            f"git {' '.join(arguments[:2])} failed in {root}: {done.stderr.strip() or done.stdout.strip()}"
+        )
+    return done.stdout
+
+
+def head(root: Path) -> str:
+    """The commit that HEAD points to."""
+    return git(root, "rev-parse", "HEAD").strip()
+
+
+def tag_name(number: int) -> str:
+    """The tag of an iteration: 7 -> iter-0007."""
+    return f"iter-{number:04d}"
+
+
+def tags(root: Path) -> list[str]:
+    """Tags of closed iterations, in order."""
+    return git(root, "tag", "--list", "iter-*", "--sort", "refname").split()
+
+
+def require_clean(root: Path) -> None:
+    """Refuse to work over somebody's uncommitted work, a detached HEAD or an unfinished merge. Names the files."""
+    folder = root / ".git"
+    for name, what in UNFINISHED:
+        if (folder / name).exists():
+            raise BadInput(f"{root}: a {what} is in progress. Finish or abort it, then run the command again.")
+    if git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() == "HEAD":
+        raise BadInput(
+            f"{root}: HEAD is detached. `git checkout main && dvc checkout` returns to the campaign's newest iteration."
+        )
+    changed = [
+        line[3:]
+        for line in git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+        if line[3:] not in OWN
+    ]
+    stray = git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).split("\n")
+    others = changed + [name for name in stray if name]
+    if others:
+        raise BadInput(
+            f"{root}: uncommitted changes that are not the campaign's own: {', '.join(others[:10])}. "
+            "Commit or stash them (code is part of an iteration's version), then run the command again."
+        )
+
+
+def start_branch(root: Path, name: str, number: int) -> None:
+    """Leave the tag for a branch of its own; tags of later iterations belong to the other campaign."""
+    git(root, "switch", "--quiet", "--create", name)
+    later = [tag for tag in tags(root) if tag > tag_name(number)]
+    if later:
+        git(root, "tag", "--delete", *later)
+
+
+def code_changed(root: Path, since: str) -> list[str]:
+    """Code files that differ between a commit and HEAD."""
+    return git(root, "diff", "--name-only", since, "HEAD", "--", *CODE).split()
+
+
+def commit(root: Path, message: str) -> str:
+    """Commit what is staged; returns the new HEAD, or the old one when nothing is staged."""
+    if git(root, "status", "--porcelain", "--untracked-files=no").strip() and _staged(root):
+        git(root, *_identity(root), "commit", "--quiet", "--no-verify", "--message", message)
+    return head(root)
+
+
+def _staged(root: Path) -> bool:
+    return bool(git(root, "diff", "--cached", "--name-only").strip())
+
+
+def _identity(root: Path) -> list[str]:
+    try:
+        git(root, "config", "user.email")
+    except GleanerError:
+        return ["-c", "user.name=Gleaner", "-c", "user.email=gleaner@localhost"]
+    return []
+
+
+def stage_own(root: Path, params: str | None = None) -> None:
+    """Stage the campaign's own files; `params` is committed as params.yaml whatever the working tree holds."""
+    git(root, "add", "--force", "--", *[name for name in OWN if (root / name).exists()])
+    if params is not None:
+        blob = git(root, "hash-object", "-w", "--stdin", text=params).strip()
+        git(root, "update-index", "--cacheinfo", f"100644,{blob},params.yaml")
+
+
+def tag(root: Path, number: int, message: str) -> None:
+    """Set an iteration's annotated tag on HEAD."""
+    git(root, *_identity(root), "tag", "--annotate", tag_name(number), "--message", message)
+
+
+def show(root: Path, revision: str, path: str) -> str:
+    """A file's text at a revision."""
+    return git(root, "show", f"{revision}:{path}")
