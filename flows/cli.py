@@ -61,8 +61,8 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read images into the pool: decode, hash, fold duplicates, group, split, quarantine what is broken."""
-    from tasks.ingest import summary
-    from tasks.intake import take_in
+    from tasks.counts import summary
+    from tasks.ingest import take_in
 
     counts = take_in(Path.cwd(), here(source) if source else None, rebuild=rebuild)
     if as_json:

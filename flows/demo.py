@@ -11,9 +11,9 @@ from flows.screen import accuracy, show_table, spent
 from flows.simulation import curve, progress, uniform_needs, write_results
 from tasks import workspace
 from tasks.campaign import IDENTITY
+from tasks.counts import summary
 from tasks.errors import BadInput
-from tasks.ingest import summary
-from tasks.intake import take_in
+from tasks.ingest import take_in
 from tasks.params import load
 from tasks.pool import read_info
 from tasks.simulate import Arm, simulate

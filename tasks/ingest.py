@@ -1,235 +1,77 @@
-"""Takes a source's images into the pool: each file is accepted, a duplicate, or quarantined with the reason.
+"""Ingest images into the campaign: `python -m tasks.ingest`. Under its lock, versioned, never during an iteration.
 
-    $ python -m tasks.ingest
-    1028 files seen: 1019 accepted, 6 duplicates, 3 quarantined
-      2  truncated
-      1  not an image
-
-Running it again reads only what is new or changed. Items, groups and splits never change once written;
-accepted + duplicate + quarantined = seen, always.
+take_in(Path("."), Path("~/photos"))   ->   Counts(seen=1028, accepted=1019, ...)
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
+from tasks import pool, repository, versions
+from tasks.campaign import IDENTITY, Campaign, open_campaign
+from tasks.checkpoint import checkpoint
+from tasks.counts import Counts, summary
+from tasks.errors import BadInput
+from tasks.intake import ingest
+from tasks.params import Params, parse
+from tasks.stage import guarded
+from tasks.workspace import set_value
 
-from tasks import looking, plugins
-from tasks import pool as files
-from tasks.counts import Counts, count, settle_labels, summary
-from tasks.errors import BadInput, GleanerError
-from tasks.grouping import Groups, Placement, Rule, place
-from tasks.looking import Looked
-from tasks.params import Campaign, Compute, Holdout, Pool
-from tasks.params import Source as SourceParams
-from tasks.pool import PoolInfo, ShardWriter
-from tasks.rebuilding import rebuild as rebuild_pool
-from tasks.sightings import Sighting, Sightings
-from tasks.sources import Found, Source
-from tasks.stage import main
-from tasks.store import Store
-from tasks.tables import MANIFEST
-
-BLOCK = 1024  # images grouped at once; any number gives the same groups
-LIMITS = ("max_pixels", "near_duplicate_bits", "near_duplicate_difference", "group_cap")
+TABLES = (".csv", ".parquet")
 
 
-@dataclass
-class _Ingest:
-    """One ingest under way."""
-
-    store: Store
-    pool: Pool
-    info: PoolInfo  # as before it
-    manifest: pa.Table  # as before it
-    rule: Rule
-    groups: Groups
-    sightings: Sightings
-    shards: ShardWriter
-    items: dict[str, str]  # all accepted: item id -> uri
-    retry: bool  # quarantined files are worth another look
-    left_out: dict[str, str] = field(default_factory=dict)  # hash -> why its group could not be
-    rows: list[dict[str, Any]] = field(default_factory=list)  # new rows of the manifest
-    labels: dict[str, set[str]] = field(default_factory=dict)  # item id -> labels the source gives it now
-    tally: Counter[str] = field(default_factory=Counter)
-    quarantine: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def number(self) -> int:
-        return self.info.ingests + 1
-
-    def unread(self, found: Found) -> Sighting | None:
-        """The sighting that spares reading a file."""
-        sighting = self.sightings.unchanged(found)
-        return None if sighting is None or (self.retry and sighting.outcome == "quarantined") else sighting
-
-
-def ingest(
-    store: Store, source: SourceParams, pool: Pool, holdout: Holdout, campaign: Campaign, compute: Compute, *,
-    progress: bool | None = None, rebuild: bool = False,
-) -> Counts:  # fmt: skip
-    """Take what is new in the source into data/pool.
-
-    progress: True or False; None shows a bar on a terminal only. rebuild: decode all items anew first, for
-    another pool.size or pool.mode. Raises BadInput when params contradict the pool or the source is unusable.
-    A crash at any point is undone by running it again.
-    """
-    info = _agreed(store, pool, holdout, campaign, rebuild)
-    opened: Source = plugins.find("sources", source.kind).open_source(
-        store.path(source.path) if source.path else None, **source.options
-    )
-    with looking.quiet():
-        if rebuild and info.items:
-            with looking.progress_bar(info.items, progress, "rebuild") as advance:
-                info = rebuild_pool(store, opened, info, pool, compute.workers, advance)
-        run = _begin(store, pool, info)
-        with looking.progress_bar(len(opened), progress, "ingest") as advance:
-            for block in _blocks(_looked(run, opened, compute.workers)):
-                _take(run, block)
-                advance(len(block))
-    return _finish(run, opened.classes)
-
-
-def _agreed(store: Store, pool: Pool, holdout: Holdout, campaign: Campaign, rebuild: bool) -> PoolInfo:
-    info = files.read_info(store)
-    if info is None:
-        return PoolInfo(pool.size, pool.mode, str(campaign.seed), holdout.share)
-    if (info.size, info.mode) != (pool.size, pool.mode) and not rebuild:
-        raise BadInput(
-            f"params.yaml: pool.size {pool.size} and pool.mode {pool.mode}, but data/pool holds images of "
-            f"{info.size} x {info.size} {info.mode}. Set them back, or decode the pool anew "
-            "(`gleaner ingest --rebuild`): items, groups, splits and labels stay."
+def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
+    """Ingest what params.yaml names, or `source` (then params.yaml is changed to name it), and commit the pool."""
+    with open_campaign(root, "ingest") as campaign:
+        latest = campaign.ledger.latest()
+        if latest is not None and latest.state != "closed":
+            raise BadInput(
+                f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick"
+            )
+        params = campaign.params if source is None else _point_at(campaign, source)
+        counts = ingest(
+            campaign.store, params.source, params.pool, params.holdout, params.campaign, params.compute, rebuild=rebuild
         )
-    return info
+        checkpoint("ingest:sources:before")
+        _remember_source(campaign, params.source.model_dump())
+        versions.add_data(root, ("data/pool",))
+        checkpoint("ingest:add:after")
+        repository.stage_own(root)
+        repository.commit(root, f"ingest: {counts.accepted} images accepted")
+        checkpoint("ingest:commit:after")
+    return counts
 
 
-def _begin(store: Store, pool: Pool, info: PoolInfo) -> _Ingest:
-    manifest = files.read_manifest(store)
-    if len(manifest) and int(np.max(manifest["shard"].to_numpy())) >= info.shards:
-        raise GleanerError("a rebuild of the pool was interrupted: run it again (`gleaner ingest --rebuild`).")
-    rule = Rule(pool.near_duplicate_bits, pool.near_duplicate_difference, pool.group_cap, info.salt, info.share)
-    return _Ingest(
-        store, pool, info, manifest, rule, files.read_groups(store, manifest), Sightings(files.read_sightings(store)),
-        ShardWriter(store, info.shards, pool.shard_items, info.shape),
-        dict(zip(manifest["item_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True)),
-        retry=info.limits != _limits(pool),
-    )  # fmt: skip
+def _point_at(campaign: Campaign, source: Path) -> Params:
+    """Write another source into params.yaml: a folder, or a table of paths."""
+    if not source.exists():
+        raise BadInput(
+            f"{source} does not exist. Name a folder of images, or a .csv or .parquet table with a column `path`."
+        )
+    kind = "table" if source.suffix.lower() in TABLES else "folder"
+    text = set_value(campaign.params_text, "source", "path", str(source))
+    if kind != campaign.params.source.kind:
+        text = set_value(set_value(text, "source", "kind", kind), "source", "options", {})
+    params = parse(text)
+    campaign.store.write_bytes("params.yaml", text.encode())
+    return params
 
 
-def _limits(pool: Pool) -> dict[str, float]:
-    return {name: getattr(pool, name) for name in LIMITS}
+def _remember_source(campaign: Campaign, source: dict[str, object]) -> None:
+    """Which source each ingest read: the originals are fetched from there again at export."""
+    info = pool.read_info(campaign.store)
+    identity = campaign.store.read_json(IDENTITY)
+    sources = {**identity.get("sources", {})}
+    if info is not None and info.ingests:
+        sources[str(info.ingests)] = source
+    if sources != identity.get("sources"):
+        campaign.store.write_json(IDENTITY, {**identity, "sources": sources})
 
 
-def _looked(run: _Ingest, source: Source, workers: int) -> Iterator[list[Looked]]:
-    def one(found: Found) -> Looked:
-        sighting = run.unread(found)
-        if sighting is not None:
-            return Looked(found, sighting.sha256, refused=sighting.reason if sighting.outcome == "quarantined" else "")
-        return looking.look_at(source, found, run.pool, run.items.__contains__)
-
-    return looking.in_parallel(source, one, workers)
-
-
-def _blocks(chunks: Iterable[list[Looked]]) -> Iterator[list[Looked]]:
-    block: list[Looked] = []
-    for chunk in chunks:
-        block.extend(chunk)
-        if len(block) >= BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _take(run: _Ingest, block: list[Looked]) -> None:
-    """Group what is new in a block, then settle each of its files in order."""
-    new: dict[str, Looked] = {}
-    for looked in block:
-        if looked.decoded is not None and looked.sha256 not in run.items:
-            new.setdefault(looked.sha256, looked)
-    if new:
-        images = np.stack([looked.decoded.pixels for looked in new.values() if looked.decoded is not None])
-        sequences = [looked.found.sequence for looked in new.values()]
-        placements, hashes = place(run.groups, list(new), sequences, images, run.rule)
-        for looked, placement, phash in zip(new.values(), placements, hashes.tolist(), strict=True):
-            _add(run, looked, placement, phash)
-    for looked in block:
-        _settle(run, looked, new.get(looked.sha256) is looked)
-
-
-def _add(run: _Ingest, looked: Looked, placement: Placement, phash: int) -> None:
-    if placement.reason or looked.decoded is None:
-        run.left_out[looked.sha256] = placement.reason
-        return
-    shard, row = run.shards.add(looked.decoded.pixels)
-    found = looked.found
-    run.items[looked.sha256] = found.uri
-    run.rows.append({
-        "item_id": looked.sha256, "uri": found.uri, "shard": shard, "row": row,
-        "width": looked.decoded.width, "height": looked.decoded.height, "bytes": found.size,
-        "group": placement.group, "sequence": found.sequence, "taken": found.taken,
-        "split": placement.split, "phash": phash, "ingest": run.number,
-    })  # fmt: skip
-
-
-def _settle(run: _Ingest, looked: Looked, first: bool) -> None:
-    """Count a file as exactly one of accepted, duplicate, quarantined, and write down why."""
-    found, sha256 = looked.found, looked.sha256
-    reason = looked.refused or ("" if sha256 in run.items else run.left_out[sha256])
-    if reason:
-        outcome = "quarantined"
-        run.quarantine.append((found.uri, reason))
-    elif first:
-        outcome = "accepted"
-    else:
-        outcome, reason = "duplicate", f"same bytes as {run.items[sha256]}"
-    if not looked.refused and found.label is not None:
-        run.labels.setdefault(sha256, set()).add(found.label)
-    run.tally[outcome] += 1
-    sighting = Sighting(found.uri, sha256, found.size, found.mtime_ns, outcome, reason, run.number)
-    run.tally["known"] += run.sightings.record(sighting)
-
-
-def _finish(run: _Ingest, classes: tuple[str, ...]) -> Counts:
-    """Write in an order that lets a crash anywhere be repaired by the next ingest: pool.json comes last."""
-    run.shards.flush()
-    before = files.read_known_labels(run.store)
-    labels, warnings = settle_labels(before, run.labels, run.items)
-    new = replace(
-        run.info,
-        classes=run.info.classes + tuple(c for c in classes if c not in run.info.classes),
-        items=len(run.items),
-        ingests=run.number if run.sightings.counts(run.number) else run.info.ingests,
-        shards=run.shards.next,
-        limits=_limits(run.pool),
-    )
-    if run.tally or run.info.ingests:
-        _write(run, new, labels, changed=labels != before)
-    return count(run.tally, run.quarantine, warnings)
-
-
-def _write(run: _Ingest, new: PoolInfo, labels: dict[str, str], changed: bool) -> None:
-    if changed or not run.info.ingests:
-        files.write_known_labels(run.store, labels)
-    if run.sightings.changed:
-        files.write_sightings(run.store, run.sightings.table())
-    if run.rows or not run.info.ingests:
-        added = pa.Table.from_pylist(run.rows, schema=MANIFEST.schema)
-        files.commit(run.store, pa.concat_tables([run.manifest.cast(MANIFEST.schema), added]), new)
-    elif new != run.info:
-        files.write_info(run.store, new)
-    files.sweep(run.store, new)
-
-
-def run(store: Store, source: SourceParams, pool: Pool, holdout: Holdout, campaign: Campaign, compute: Compute) -> None:
-    """Ingest as params.yaml says and print what became of the files."""
-    print(summary(ingest(store, source, pool, holdout, campaign, compute)))
+def main() -> None:
+    """Ingest what params.yaml names into the campaign of the current folder."""
+    print(summary(take_in(Path.cwd(), None)))
 
 
 if __name__ == "__main__":
-    main(run)
+    raise SystemExit(guarded(main))

@@ -58,7 +58,11 @@ def set_value(text: str, section: str, key: str, value: str | int | float | dict
     rest = lines[number][column:]
     old = re.match(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|\{[^}]*\}|[^#\s][^#\n]*?(?=\s*(?:#|$))', rest)
     assert old is not None, rest
-    quoted = value if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.-]*", value) else json.dumps(value, ensure_ascii=False)
+    quoted = (
+        value
+        if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.-]*", value)
+        else json.dumps(value, ensure_ascii=False)
+    )
     after = rest[old.end() :]
     if after.startswith(" ") and len(quoted) < old.end():
         quoted = quoted.ljust(old.end())

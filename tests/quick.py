@@ -18,12 +18,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from monitoring import run as monitor
-from tasks import embed, evaluate, repository, report, score, select, train, verify, versions
+from tasks import embed, evaluate, report, repository, score, select, train, verify, versions
 from tasks.campaign import LEDGER, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
 from tasks.import_labels import due, open_iteration, poll
-from tasks.intake import take_in
+from tasks.ingest import take_in
 from tasks.ledger import TABLES, open_ledger
 from tasks.stage import call
 from tasks.store import Store, sha256
@@ -164,4 +164,15 @@ def broken(root: Path) -> list[str]:
     return [f"{v.invariant}: {v.what}" for v in verify.verify(root, deep=True)]
 
 
-__all__ = ["Store", "broken", "closed", "copy", "image_folder", "make_workspace", "run_child", "state", "tick", "ticks_until"]
+__all__ = [
+    "Store",
+    "broken",
+    "closed",
+    "copy",
+    "image_folder",
+    "make_workspace",
+    "run_child",
+    "state",
+    "tick",
+    "ticks_until",
+]

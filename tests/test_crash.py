@@ -45,7 +45,7 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(calm: dict[str, Any], p
 
 @pytest.mark.parametrize("seed", range(PAIRS))
 def test_a_second_kill_during_recovery_changes_nothing_either(calm: dict[str, Any], seed: int, tmp_path: Path) -> None:
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     first, second = rng.randint(1, len(calm["points"])), rng.randint(1, 12)
     root = copy(calm["before"], tmp_path / "twice")
     assert run_child(root, 2, kill_at=first)[0]

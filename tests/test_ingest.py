@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import ingest as ingest_module
+from tasks import intake as ingest_module
 from tasks import looking
 from tasks import pool as files
 from tasks.counts import Counts, summary
 from tasks.errors import BadInput, GleanerError
 from tasks.grouping import draw_split
-from tasks.ingest import ingest
+from tasks.intake import ingest
 from tasks.params import Campaign, Compute, Holdout, Pool
 from tasks.params import Source as SourceParams
 from tasks.sources import Found, folder
@@ -457,7 +457,9 @@ def test_a_rebuild_at_another_size_keeps_items_groups_splits_and_labels(work: Wo
     assert files.read_known_labels(work.store).items() >= labels.items()
     assert work.image(before[7]["item_id"]).shape == (24, 24, 3)
     assert work.store.read_json(files.POOL)["version"] == 2
-    assert sorted(p.name for p in (work.root / "data/pool").glob("*.npy")) == [f"shard-{n:05d}.npy" for n in range(3, 7)]
+    assert sorted(p.name for p in (work.root / "data/pool").glob("*.npy")) == [
+        f"shard-{n:05d}.npy" for n in range(3, 7)
+    ]
     check_invariants(work)
 
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from workspace import World, build
 
 from tasks import plugins
 from tasks.choose import (
@@ -25,6 +24,7 @@ from tasks.choose import (
 )
 from tasks.errors import BadInput, GleanerError
 from tasks.tables import ASKED, FROZEN_MANIFEST, MANIFEST, SCORES, SELECTION
+from tests.workspace import World, build
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 

@@ -341,7 +341,9 @@ def test_torchvision_by_name_and_a_wrong_name(tmp_path: Path) -> None:
     (tmp_path / "MNIST").mkdir()
     (tmp_path / "raw").rename(tmp_path / "MNIST/raw")
     for name in ("images-idx3", "labels-idx1"):  # torchvision wants both halves to be there
-        (tmp_path / f"MNIST/raw/t10k-{name}-ubyte").write_bytes((tmp_path / f"MNIST/raw/train-{name}-ubyte").read_bytes())
+        (tmp_path / f"MNIST/raw/t10k-{name}-ubyte").write_bytes(
+            (tmp_path / f"MNIST/raw/train-{name}-ubyte").read_bytes()
+        )
     source = torchvision.open_source(tmp_path, name="MNIST")
     assert [(f.uri, f.label) for f in source][1] == ("MNIST-train#00000001", "1 - one")
     assert source.classes[2] == "2 - two"

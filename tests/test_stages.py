@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from workspace import World, build, rows
 
 from tasks import plugins
 from tasks.errors import GleanerError
@@ -17,6 +16,7 @@ from tasks.features import Features
 from tasks.head import read
 from tasks.plots import ARM_COLOURS, Tile, contact_sheet, learning_curve
 from tasks.tables import CURVE, FROZEN_MANIFEST, MANIFEST, PER_CLASS, PREDICTIONS, SCORES, SELECTION
+from tests.workspace import World, build, rows
 
 OUTPUTS = (
     "data/features",
