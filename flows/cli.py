@@ -240,9 +240,9 @@ def ui(
 @app.command()
 def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")] = "workspaces/demo") -> None:
     """A whole campaign on real images: init, ingest, ten iterations, a random arm beside it, one closing table."""
-    from flows.demo import run_demo
+    from flows.demo import start_demo
 
-    run_demo(here(directory))
+    start_demo(Path(os.environ.get("GLEANER_TEMPLATE", Path.cwd())), here(directory))
 
 
 def main() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from flows.run import Idle, run_ticks
 from flows.screen import accuracy, show_table, spent
@@ -15,24 +19,34 @@ from tasks.counts import summary
 from tasks.errors import BadInput
 from tasks.ingest import take_in
 from tasks.params import load
-from tasks.pool import read_info
+from tasks.plots import Curve, Tile, compare_curves, contact_sheet
+from tasks.pool import read_info, read_manifest, shard_path
 from tasks.simulate import Arm, simulate
+from tasks.stage import guarded
 from tasks.status import status
 from tasks.store import Store
-from tasks.tables import CURVE
+from tasks.tables import ASKED, CURVE, LABELS
 
-ITERATIONS = 10
+ITERATIONS = 11  # ten that ask, and one that trains on the last answers and finds the budget spent
 SEEDS = 5
 RANDOM = ".gleaner/demo/random_arm.parquet"
 PLOT = ".gleaner/demo/learning_curve.png"
+SHEET = ".gleaner/demo/selected.png"
+SHOWN = 100  # images of the contact sheet
+
+
+def start_demo(template: Path, target: Path) -> None:
+    """Make the workspace if it is not there, and go on as that workspace's own code. Does not return."""
+    if not Store(target).exists(IDENTITY):
+        print(f"campaign {workspace.init(template, target)} in {target}", flush=True)
+    os.chdir(target)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    os.execve(sys.executable, [sys.executable, "-m", "flows.demo"], environment)  # noqa: S606
 
 
 def run_demo(target: Path) -> None:
-    """Make the workspace if it is not there, run its campaign to the end, and print the closing table."""
+    """Run the workspace's campaign to the end and print the closing table; again, it only prints."""
     store = Store(target)
-    if not store.exists(IDENTITY):
-        template = Path(os.environ.get("GLEANER_TEMPLATE", Path(__file__).parent.parent))
-        print(f"campaign {workspace.init(template, target)} in {target}")
     if read_info(store) is None:
         print(summary(take_in(target, None)))
     closed = store.read_json("data/artefacts.json")["iteration"] + 1 if store.exists("data/artefacts.json") else 0
@@ -53,6 +67,7 @@ def _close(store: Store) -> None:
     results = _random_arm(store, params, trained)
     learning = store.read_table(CURVE)
     _plot(store, learning, results)
+    store.write_bytes(SHEET, _sheet(store))
     used = learning["labels"].to_pylist()[-1]
     needs = uniform_needs(results, state["accuracy"])
     show_table(f"Gleaner: campaign {state['campaign']}", _rows(store, state, used, needs))
@@ -60,12 +75,14 @@ def _close(store: Store) -> None:
 
 def _random_arm(store: Store, params: Any, labels: int) -> Any:
     """Random sampling with the same head on the same holdout, up to four times the campaign's labels."""
-    import pyarrow.parquet as pq
-
     path = store.path(RANDOM)
     if path.exists():
         return pq.read_table(path)
-    quick = params.model_copy(update={"select": params.select.model_copy(update={"batch": 2 * params.select.batch})})
+    cheaper = {
+        "select": params.select.model_copy(update={"batch": 2 * params.select.batch}),
+        "train": params.train.model_copy(update={"folds": 0}),  # the temperature moves no prediction
+    }
+    quick = params.model_copy(update=cheaper)
     with progress("random arm") as on_done:
         results = simulate(store, quick, [Arm("uniform")], range(SEEDS), 4 * labels, params.compute.workers, on_done)
     write_results(path, results)
@@ -73,11 +90,24 @@ def _random_arm(store: Store, params: Any, labels: int) -> Any:
 
 
 def _plot(store: Store, learning: Any, results: Any) -> None:
-    from tasks.plots import Curve, compare_curves
-
-    columns = [learning[name].to_numpy() for name in ("labels", "accuracy", "low", "high")]
+    trained = learning.filter(pc.greater(learning["labels"], 0))
+    columns = [trained[name].to_numpy() for name in ("labels", "accuracy", "low", "high")]
     curves = [Curve("this campaign (interval of the holdout)", *columns), curve(results, "uniform")]
     store.write_bytes(PLOT, compare_curves(curves, "what the labels brought: this campaign and random sampling"))
+
+
+def _sheet(store: Store) -> bytes:
+    """What was asked for training, in order; the number is the iteration, below it stands the answer."""
+    asked = [row for row in store.read_table(ASKED).to_pylist() if row["arm"] in ("seed", "active")][:SHOWN]
+    manifest = read_manifest(store).select(["item_id", "shard", "row"]).to_pylist()
+    place = {row["item_id"]: (shard_path(row["shard"]), row["row"]) for row in manifest}
+    answers = dict(zip(*store.read_table(LABELS, ["item_id", "label"]).to_pydict().values(), strict=True))
+    tiles = []
+    for row in asked:
+        shard, position = place[row["item_id"]]
+        image = store.read_array(shard)[position]
+        tiles.append(Tile(image, row["iteration"], row["arm"], answers.get(row["item_id"], "no answer")))
+    return contact_sheet(tiles, f"the first {len(tiles)} images asked about (# iteration, answer below)")
 
 
 def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tuple[str, str]]:
@@ -89,8 +119,12 @@ def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tu
         ("where it stands", state["next"]),
         (
             "look at",
-            f"{store.path(PLOT)}\n{store.path('data/report/batch.png')}\n{store.path('data/report/report.md')}",
+            f"{store.path(PLOT)}\n{store.path(SHEET)}\n{store.path('data/report/report.md')}",
         ),
         ("open", f"gleaner ui --workspace {store.root}   (MLflow and Prefect in the browser)"),
         ("prove it", f"gleaner verify --deep --workspace {store.root}"),
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run_demo(Path.cwd())))

@@ -21,7 +21,7 @@ def main() -> int:
     if not rest or rest[0] in ANYWHERE:
         code = home
     else:
-        code = _workspace(Path(workspace or "."))
+        code = _workspace(workspace)
         if not (code / "flows" / "cli.py").exists():
             if {"--help", "-h"} & set(rest):
                 code = home
@@ -35,7 +35,7 @@ def main() -> int:
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     environment["PYTHONPATH"] = str(code)
     os.chdir(code)
-    os.execve(sys.executable, [sys.executable, "-m", "flows.cli", *rest], environment)  # noqa: S606
+    return os.execve(sys.executable, [sys.executable, "-m", "flows.cli", *rest], environment)  # noqa: S606
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -44,7 +44,7 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     remaining = iter(arguments)
     for argument in remaining:
         if argument in ("--workspace", "-w"):
-            workspace = next(remaining, "")
+            workspace = next(remaining, "--workspace without a folder")
         elif argument.startswith("--workspace="):
             workspace = argument.partition("=")[2]
         else:
@@ -52,7 +52,9 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     return workspace, rest
 
 
-def _workspace(start: Path) -> Path:
-    """The workspace that `start` is in: the nearest folder upwards with a params.yaml."""
-    start = start.expanduser().resolve()
+def _workspace(named: str | None) -> Path:
+    """The folder that was named, as it stands; else the nearest one upwards from here that holds a params.yaml."""
+    start = Path(named or ".").expanduser().resolve()
+    if named is not None:
+        return start  # a slip of the pen must not find another campaign
     return next((folder for folder in (start, *start.parents) if (folder / "params.yaml").exists()), start)

@@ -41,8 +41,7 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     for name, label in (("quarantined_events", "quarantined answers"), ("waiting_for_tracker", "not in MLflow yet")):
         if value.get(name):
             rows.append((label, str(value[name])))
-    for finding in value.get("findings", ()):
-        rows.append((f"{finding['severity']}: {finding['check']}", f"{finding['what']} {finding['todo']}"))
+    rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
     return [*rows, ("next", value["next"])]
 
 

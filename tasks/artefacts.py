@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import GleanerError
+from tasks.pointers import Cached
 from tasks.store import Store, sha256
-from tasks.versions import Cached
 
 ARTEFACTS = "data/artefacts.json"
 FOLDERS = ("data/pool", "data/features", "data/inputs", "data/evaluation", "data/report", "data/ledger", "models/head")
@@ -87,21 +87,25 @@ def _instruction_sets() -> list[str]:
 def check_cache(files: dict[str, Entry], cached: list[Cached], unchanged: dict[str, Entry]) -> list[str]:
     """What is wrong with the cached bytes of `files`, [] when all are there; entries equal in `unchanged` are not re-read."""
     objects = {file.path: file.object for file in cached}
-    problems = []
-    for name, entry in files.items():
-        if not _under_dvc(name):
-            continue
-        if name not in objects:
-            problems.append(f"{name}: DVC does not know it")
-        elif not objects[name].is_file():
-            problems.append(f"{name}: cache object {objects[name]} is missing")
-        elif objects[name].stat().st_size != entry["size"]:
-            problems.append(
-                f"{name}: cache object {objects[name]} has {objects[name].stat().st_size} bytes, not {entry['size']}"
-            )
-        elif unchanged.get(name) != entry and sha256(objects[name]) != entry["sha256"]:
-            problems.append(f"{name}: cache object {objects[name]} has other bytes than the artefact")
-    return problems
+    found = (
+        check_object(name, entry, objects.get(name), read=unchanged.get(name) != entry)
+        for name, entry in files.items()
+        if under_dvc(name)
+    )
+    return [problem for problem in found if problem is not None]
+
+
+def check_object(name: str, entry: Entry, where: Path | None, *, read: bool) -> str | None:
+    """What is wrong with the cache object of one file: absent, another size, or (when read) other bytes."""
+    if where is None:
+        return f"{name}: DVC does not know it"
+    if not where.is_file():
+        return f"{name}: cache object {where} is missing"
+    if where.stat().st_size != entry["size"]:
+        return f"{name}: cache object {where} has {where.stat().st_size} bytes, not {entry['size']}"
+    if read and sha256(where) != entry["sha256"]:
+        return f"{name}: cache object {where} has other bytes than the artefact"
+    return None
 
 
 def check_files(root: Path, files: dict[str, Entry]) -> list[str]:
@@ -116,13 +120,14 @@ def check_files(root: Path, files: dict[str, Entry]) -> list[str]:
     return problems
 
 
-def _under_dvc(name: str) -> bool:
+def under_dvc(name: str) -> bool:
+    """Whether DVC holds the bytes of an artefact (git holds the others')."""
     return name.startswith(tuple(f"{folder}/" for folder in FOLDERS)) or name in FILES[:3]
 
 
 def read_artefacts(text: str, where: str) -> dict[str, Any]:
     """Parse an artefacts.json. Raises GleanerError when it is damaged."""
     try:
-        return {"files": {}, **json.loads(text)}
+        return {"files": {}, "iteration": -1, **json.loads(text)}
     except (ValueError, TypeError) as error:
         raise GleanerError(f"{where} is damaged: {error}") from None

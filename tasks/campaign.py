@@ -19,11 +19,11 @@ from tasks import params as parameters
 from tasks import plugins, repository, versions
 from tasks.errors import BadInput, GleanerError
 from tasks.labeling import LabelingTool, Place
-from tasks.ledger import Ledger, open_ledger
+from tasks.ledger import Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
 from tasks.params import Params
 from tasks.pool import PoolInfo, read_info
-from tasks.store import Store
+from tasks.store import Store, disk_errors, remove_folder, unfinished
 from tasks.tables import KNOWN_LABELS
 
 IDENTITY = "data/campaign.json"
@@ -97,10 +97,13 @@ def open_campaign(root: Path, purpose: str, now: Callable[[], str] = utc_now) ->
     params = parameters.load(path)
     if not store.exists(IDENTITY):
         raise BadInput(f"{root.resolve()} is Gleaner's own code, not a campaign. `gleaner init DIR` makes a workspace.")
-    with campaign_lock(root, purpose):
+    fresh = not repository.tags(root)
+    require_ledger(store.path(LEDGER), fresh)
+    with disk_errors(root), campaign_lock(root, purpose):
         versions.clear_stale_locks(root)
+        for leftover in unfinished(root):
+            remove_folder(leftover)
         repository.require_clean(root)
-        fresh = not repository.tags(root)
         with open_ledger(store.path(LEDGER), now, create=fresh) as ledger:
             identity = store.read_json(IDENTITY)["id"]
             _same_campaign(ledger, identity)

@@ -19,6 +19,8 @@ from tasks.errors import Blocked, GleanerError
 from tasks.inputs import read_iteration
 from tasks.labeling import Task
 from tasks.ledger import Frozen, IterationRow, task_key
+from tasks.params import parse
+from tasks.pointers import DATA, cached_files
 from tasks.progress import reason_to_stop
 from tasks.snapshot import write_snapshot
 from tasks.stage import guarded
@@ -121,15 +123,18 @@ def _require_same_code(campaign: Campaign, row: IterationRow) -> None:
     if changed:
         raise GleanerError(
             f"iteration {row.number} was selected with the code of commit {row.base_commit[:10]}, but {', '.join(changed[:5])} changed "
-            f"since. Finish it first: `git stash; git checkout {row.base_commit[:10]} -- {' '.join(repository.CODE)}`, commit, tick."
+            f"since. Finish it with its own code first: `git checkout --no-overlay {row.base_commit[:10]} -- "
+            f"{' '.join(repository.CODE)} && git commit -m 'finish iteration {row.number}'`, then tick. "
+            f"`git revert HEAD~1`, once it is tagged, brings the new code back."
         )
 
 
 def _require_same_selection(campaign: Campaign, row: IterationRow) -> None:
     """The batch on disk must be the one in the outbox; if someone recomputed it, bring the recorded one back."""
-    path = campaign.store.path(SELECTION.path)
-    if not path.exists() or sha256(path) != row.selection_sha256:
-        campaign.store.write_bytes("dvc.lock", (row.dvc_lock or "").encode())
+    path, lock = campaign.store.path(SELECTION.path), (row.dvc_lock or "").encode()
+    same = path.exists() and sha256(path) == row.selection_sha256
+    if not same or campaign.store.path("dvc.lock").read_bytes() != lock or versions.stale(campaign.root):
+        campaign.store.write_bytes("dvc.lock", lock)
         versions.checkout(campaign.root)
     if sha256(path) != row.selection_sha256:
         raise GleanerError(
@@ -204,17 +209,12 @@ def _record_bytes(campaign: Campaign, row: IterationRow) -> None:
     store = campaign.store
     write_snapshot(store, campaign.ledger)
     checkpoint("close:snapshot:after")
-    before = (
-        artefacts.read_artefacts(store.path(artefacts.ARTEFACTS).read_text("utf-8"), artefacts.ARTEFACTS)
-        if store.exists(artefacts.ARTEFACTS)
-        else {"files": {}}
-    )
-    listed = artefacts.build(store, row.number, campaign.id, row.params or "", campaign.params.compute.threads)
+    listed = artefacts.build(store, row.number, campaign.id, row.params or "", _threads(campaign, row))
     store.write_json(artefacts.ARTEFACTS, listed)
     checkpoint("close:artefacts:after")
-    versions.add_data(campaign.root, versions.DATA)
+    versions.add_data(campaign.root, DATA)
     checkpoint("close:add:after")
-    problems = artefacts.check_cache(listed["files"], versions.cached_files(campaign.root), before["files"])
+    problems = artefacts.check_cache(listed["files"], cached_files(campaign.root), _committed(campaign))
     if problems:
         raise GleanerError(
             f"iteration {row.number} is not tagged: DVC's cache does not hold what it should.\n"
@@ -222,6 +222,20 @@ def _record_bytes(campaign: Campaign, row: IterationRow) -> None:
         )
     versions.push(campaign.root)
     checkpoint("close:push:after")
+
+
+def _threads(campaign: Campaign, row: IterationRow) -> int:
+    """Of the params that the batch was computed with; params.yaml may have been edited since."""
+    params = parse(row.params) if row.params else campaign.params
+    return params.compute.threads
+
+
+def _committed(campaign: Campaign) -> dict[str, artefacts.Entry]:
+    """Files whose cached bytes were read back before a commit (the list in the working tree may be of a failed try)."""
+    where = f"HEAD:{artefacts.ARTEFACTS}"
+    text = repository.show_all(campaign.root, [where]).get(where)
+    files: dict[str, artefacts.Entry] = artefacts.read_artefacts(text, where)["files"] if text else {}
+    return files
 
 
 def _tag(campaign: Campaign, row: IterationRow) -> None:

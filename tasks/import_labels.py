@@ -37,6 +37,7 @@ class Due:
 def poll(campaign: Campaign) -> int:
     """Pull, store and interpret what the labeling tool has; returns the number of new answers."""
     if campaign.ledger.latest() is None:
+        campaign.tool  # noqa: B018 - a tool that cannot work is refused before the campaign begins
         return 0
     events = list(campaign.tool.pull())
     checkpoint("import:store:before")

@@ -244,12 +244,13 @@ class Ledger:
         return stored
 
     def _store_event(self, instance: str, event: RawEvent) -> int:
-        payload = json.dumps(event.payload, sort_keys=True, ensure_ascii=False)
-        digest = hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()
+        payload = _storable(json.dumps(event.payload, sort_keys=True, ensure_ascii=False))
+        annotation_id = _storable(event.annotation_id)
+        digest = hashlib.sha256(payload.encode()).hexdigest()
         latest = self._db.execute(
             "SELECT revision, payload_sha256 FROM label_event WHERE instance = ? AND annotation_id = ?"
             " ORDER BY revision DESC LIMIT 1",
-            (instance, event.annotation_id),
+            (instance, annotation_id),
         ).fetchone()
         if latest is not None and latest["payload_sha256"] == digest:
             return 0
@@ -257,7 +258,7 @@ class Ledger:
         self._db.execute(
             "INSERT INTO label_event (instance, annotation_id, revision, payload, payload_sha256, received_at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (instance, event.annotation_id, revision, payload, digest, self._now()),
+            (instance, annotation_id, revision, payload, digest, self._now()),
         )
         return 1
 
@@ -274,11 +275,18 @@ class Ledger:
                 try:
                     answer = _check_answer(interpret(json.loads(row["payload"])), known, classes)
                 except Uninterpretable as error:
-                    self._db.execute("INSERT INTO quarantine VALUES (?, ?)", (row["seq"], str(error)))
+                    self._db.execute("INSERT INTO quarantine VALUES (?, ?)", (row["seq"], _storable(str(error))))
                     continue
                 self._db.execute(
                     "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)",
-                    (row["seq"], known[answer.key], answer.kind, answer.label, answer.annotator, answer.seconds),
+                    (
+                        row["seq"],
+                        known[answer.key],
+                        answer.kind,
+                        answer.label,
+                        _storable(answer.annotator),
+                        answer.seconds,
+                    ),
                 )
                 answered += 1
         return answered
@@ -367,6 +375,11 @@ class Ledger:
         problems += [f"row without its parent: {tuple(r)}" for r in self._db.execute("PRAGMA foreign_key_check")]
         return problems
 
+    def events_given(self) -> int:
+        """How many sequence numbers label events were ever given: without a loss, 1 to this number are there."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'label_event'").fetchone()
+        return 0 if row is None else int(row["seq"])
+
     def backup(self, path: Path) -> None:
         """Copy the database, consistent, to `path`."""
         temporary = path.with_name(path.name + ".writing")
@@ -382,6 +395,11 @@ def task_key(campaign: str, iteration: int, item_id: str) -> str:
     return f"{campaign}:{iteration}:{item_id}"
 
 
+def _storable(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate (JSON and file names may have one) becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _check_answer(answer: Answer, known: dict[str, str], classes: Sequence[str]) -> Answer:
     if answer.key not in known:
         raise Uninterpretable(f"unknown task key {answer.key!r}: this campaign did not ask it")
@@ -390,14 +408,23 @@ def _check_answer(answer: Answer, known: dict[str, str], classes: Sequence[str])
     return answer
 
 
+def require_ledger(path: Path, create: bool = False) -> None:
+    """Raise GleanerError when there is no ledger and none may be made: a copy of a campaign has none, and an empty
+    one would begin the campaign anew."""
+    if create or (path.exists() and path.stat().st_size > 0):
+        return
+    if path.with_name(f"{path.name}.backup").exists():
+        raise GleanerError(f"{path} is gone or empty. Put {path.name}.backup in its place; `gleaner verify` checks it.")
+    raise GleanerError(
+        f"{path} not found: this folder is a copy of a campaign, and read-only. "
+        "`gleaner fork` starts a campaign of its own from it."
+    )
+
+
 @contextmanager
 def open_ledger(path: Path, now: Callable[[], str], *, create: bool = False) -> Iterator[Ledger]:
     """Open the ledger. Raises GleanerError when it is missing (unless `create`), damaged or of another version."""
-    if not create and not path.exists():
-        raise GleanerError(
-            f"{path} not found: this folder is a copy of a campaign, and read-only. "
-            "`gleaner fork` starts a campaign of its own from it."
-        )
+    require_ledger(path, create)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
     try:

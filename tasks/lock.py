@@ -14,11 +14,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from tasks.errors import Busy
 
 LOCK = ".gleaner/lock"
+_open: set[int] = set()  # this process's descriptors of lock files
 
 
 @contextmanager
@@ -26,7 +28,9 @@ def campaign_lock(root: Path, purpose: str) -> Iterator[None]:
     """Hold the lock for the length of the block. Raises Busy when another process has it."""
     path = root / LOCK
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    _keep_from_forked_children()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _open.add(descriptor)
     try:
         _take(descriptor, root)
         holder = {"pid": os.getpid(), "purpose": purpose, "since": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -34,7 +38,35 @@ def campaign_lock(root: Path, purpose: str) -> Iterator[None]:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
+        if descriptor in _open:  # not in a forked child
+            _open.discard(descriptor)
+            os.close(descriptor)
+
+
+@cache
+def _keep_from_forked_children() -> None:
+    """A forked child shares the lock and would keep it after this process is gone: it closes its copy at once."""
+    os.register_at_fork(after_in_child=_close_copies)
+
+
+def _close_copies() -> None:
+    while _open:
+        os.close(_open.pop())
+
+
+def is_locked(root: Path) -> bool:
+    """Whether another process is at work on the campaign now."""
+    try:
+        descriptor = os.open(root / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
         os.close(descriptor)
+    return False
 
 
 def _take(descriptor: int, root: Path) -> None:

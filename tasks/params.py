@@ -3,23 +3,20 @@
     params = load(Path("params.yaml"))
     params.select.batch  ->  20
 
-The file is YAML 1.2 (`NO` is text, `1e-3` a number); duplicate keys and tabs are refused. Loading has no
-side effect and imports no plug-in.
+The file is YAML 1.2 (`NO` is text, `1e-3` a number; see `tasks/params_text.py`); plug-ins and their options are
+checked in `tasks/params_plugins.py`. Loading has no side effect and imports no plug-in.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tasks import plugins
-from tasks.errors import BadInput, did_you_mean
+from tasks import params_plugins
+from tasks.errors import BadInput
+from tasks.params_text import explain, read
 
 Options = dict[str, Any]
 Share = Field(ge=0.0, le=1.0)
@@ -28,7 +25,7 @@ Share = Field(ge=0.0, le=1.0)
 class Section(BaseModel):
     """A section of params.yaml: frozen, no unknown keys, no silent conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Campaign(Section):
@@ -101,6 +98,21 @@ class Labeling(Section):
     deadline_hours: float = Field(0.0, ge=0.0)
     options: Options = {}
 
+    @field_validator("classes")
+    @classmethod
+    def _can_be_answered(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if name != name.strip() or not name.isprintable() or not name:
+                raise ValueError(
+                    f"{name!r} cannot be typed as an answer: no empty names, outer spaces or control signs."
+                )
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: there more than once.")
+        if len(classes) == 1:
+            raise ValueError("one class is nothing to learn: give two or more, or [] for the classes the source knows.")
+        return classes
+
 
 class Evaluate(Section):
     """How results are measured."""
@@ -113,7 +125,7 @@ class Evaluate(Section):
 class CheckSetting(Section):
     """One check's severity and limits (the limits are the check's keyword options)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
     severity: Literal["block", "warn", "off"]
 
     @property
@@ -163,19 +175,6 @@ class Params(Section):
     compute: Compute
 
 
-#: key in params.yaml -> (plug-in folder, key of its options)
-PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {
-    ("source", "kind"): ("sources", "options"),
-    ("embed", "backbone"): ("backbones", "options"),
-    ("train", "network"): ("networks", "options"),
-    ("select", "strategy"): ("strategies", "options"),
-    ("select", "cold_start"): ("strategies", None),
-    ("labeling", "tool"): ("labeling", "options"),
-    ("track", "tool"): ("trackers", None),
-}
-COLD_START_EVIDENCE = {"features", "labeled_features", "count", "k", "rng"}
-
-
 def load(path: Path) -> Params:
     """Read and validate params.yaml. Raises BadInput with file and line before any effect."""
     try:
@@ -183,152 +182,19 @@ def load(path: Path) -> Params:
     except FileNotFoundError:
         raise BadInput(f"{path} not found: this is not a campaign workspace. `gleaner init DIR` makes one.") from None
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
     return parse(text, str(path))
 
 
 def parse(text: str, name: str = "params.yaml") -> Params:
     """Validate the text of a params.yaml; `name` is shown in errors."""
-    tree = _read_yaml(text, name)
+    document = read(text, name)
     try:
-        params = Params.model_validate(_plain(tree))
+        params = Params.model_validate(document.value())
     except ValidationError as error:
-        raise BadInput("\n".join(_explain(tree, name, e) for e in error.errors())) from None
-    _check_plugins(params, tree, name)
+        raise BadInput("\n".join(explain(document, Params, e) for e in error.errors())) from None
+    params_plugins.check(params, document)
     return params
-
-
-def _read_yaml(text: str, name: str) -> CommentedMap:
-    try:
-        tree = YAML(typ="rt").load(io.StringIO(text))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
-        problem = (error.problem or "not valid YAML").split("\n")[0]
-        if "'\\t'" in problem:
-            problem = "a tab where YAML allows only spaces: indent with two spaces"
-        raise BadInput(f"{where}: {problem}.") from None
-    except YAMLError as error:
-        raise BadInput(f"{name}: not valid YAML: {error}") from None
-    if not isinstance(tree, CommentedMap):
-        raise BadInput(f"{name}: empty or not a mapping. Sections needed: {', '.join(Params.model_fields)}.")
-    return tree
-
-
-def _plain(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key if isinstance(key, str) else repr(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    if isinstance(node, bool) or node is None:
-        return node
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
-
-
-def _line(tree: CommentedMap, location: tuple[Any, ...]) -> int:
-    """1-based line of the deepest part of `location` that is in the file."""
-    node: Any = tree
-    line = 1
-    for key in location:
-        if not isinstance(node, CommentedMap) or key not in node:
-            break
-        line = node.lc.key(key)[0] + 1
-        node = node[key]
-    return line
-
-
-def _explain(tree: CommentedMap, name: str, error: Any) -> str:
-    location = error["loc"]
-    where = f"{name}:{_line(tree, location)}: {'.'.join(str(part) for part in location)}"
-    if error["type"] == "extra_forbidden":
-        allowed = _allowed_keys(location[:-1])
-        return f"{where}: unknown key. Allowed: {', '.join(allowed)}.{did_you_mean(str(location[-1]), allowed)}"
-    if error["type"] == "missing":
-        return f"{where}: missing. Add it; docs/params.md and the template's params.yaml explain each key."
-    message = error["msg"][0].lower() + error["msg"][1:]
-    hint = ""
-    if error["type"] == "string_type":
-        hint = " Write it in quotes."
-    if error["type"] == "literal_error":
-        hint = did_you_mean(
-            str(error["input"]), str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        )
-    return f"{where}: {message}, not {error['input']!r}.{hint}"
-
-
-def _allowed_keys(location: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = Params
-    for key in location:
-        model = model.model_fields[str(key)].annotation  # type: ignore[assignment]
-    return list(model.model_fields)
-
-
-def _check_plugins(params: Params, tree: CommentedMap, name: str) -> None:
-    for (section, key), (folder, options_key) in PLUGIN_KEYS.items():
-        settings = getattr(params, section)
-        options = getattr(settings, options_key) if options_key else {}
-        _check_plugin(folder, getattr(settings, key), options, (section, key), (section, options_key), tree, name)
-    for check, setting in params.monitor.items():
-        at = ("monitor", check)
-        _check_plugin("checks", check, setting.limits, at, at, tree, name)
-    _check_evidence(params, tree, name)
-
-
-def _check_plugin(
-    folder: str,
-    plugin: str,
-    options: Options,
-    at: tuple[str, str],
-    options_at: tuple[Any, ...],
-    tree: CommentedMap,
-    name: str,
-) -> None:
-    try:
-        entry = plugins.entry_point(folder, plugin)
-    except BadInput as error:
-        raise BadInput(f"{name}:{_line(tree, at)}: {'.'.join(at)}: {error}") from None
-    for option, value in options.items():
-        where = f"{name}:{_line(tree, (*options_at, option))}: {'.'.join(options_at)}.{option}"
-        if option not in entry.options:
-            allowed = ", ".join(sorted(entry.options)) or "none"
-            raise BadInput(
-                f"{where}: {plugin} has no such option. Allowed: {allowed}.{did_you_mean(option, entry.options)}"
-            )
-        default = entry.options[option]
-        if default is not None and not _same_type(value, default):
-            raise BadInput(f"{where}: must be {type(default).__name__} (default {default!r}), not {value!r}.")
-
-
-def _same_type(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
-
-
-def _check_evidence(params: Params, tree: CommentedMap, name: str) -> None:
-    select, network = params.select, params.train.network
-    needs = set(plugins.entry_point("strategies", select.strategy).evidence)
-    offers = plugins.functions_of("networks", network)
-    for evidence, ability in (("samples", "sample"), ("embeddings", "embed")):
-        if evidence in needs and ability not in offers:
-            able = [n for n in plugins.names("networks") if ability in plugins.functions_of("networks", n)]
-            raise BadInput(
-                f"{name}:{_line(tree, ('select', 'strategy'))}: select.strategy {select.strategy!r} needs {evidence}, "
-                f"which train.network {network!r} does not give. Networks that do: {', '.join(able)}."
-            )
-    cold = set(plugins.entry_point("strategies", select.cold_start).evidence)
-    if not cold <= COLD_START_EVIDENCE:
-        able = [
-            n
-            for n in plugins.names("strategies")
-            if set(plugins.entry_point("strategies", n).evidence) <= COLD_START_EVIDENCE
-        ]
-        raise BadInput(
-            f"{name}:{_line(tree, ('select', 'cold_start'))}: select.cold_start {select.cold_start!r} needs a trained model "
-            f"({', '.join(sorted(cold - COLD_START_EVIDENCE))}). Allowed: {', '.join(able)}."
-        )

@@ -71,29 +71,43 @@ def entry_point(folder: str, name: str) -> EntryPoint:
     """Read a plug-in's signature from its source, without importing it."""
     require(folder, name)
     directory, functions = FOLDERS[folder]
-    tree = ast.parse((ROOT / directory / f"{name}.py").read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in _tree(folder, name).body:
         if isinstance(node, ast.FunctionDef) and node.name in functions:
-            return _signature(node)
+            return _signature(node, f"{directory}/{name}.py")
     raise BadInput(f"{directory}/{name}.py defines none of: {', '.join(functions)}.")
 
 
 def functions_of(folder: str, name: str) -> frozenset[str]:
     """Names of the module-level functions that a plug-in defines (its optional abilities)."""
     require(folder, name)
-    tree = ast.parse((ROOT / FOLDERS[folder][0] / f"{name}.py").read_text(encoding="utf-8"))
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+    return frozenset(node.name for node in _tree(folder, name).body if isinstance(node, ast.FunctionDef))
 
 
-def _signature(node: ast.FunctionDef) -> EntryPoint:
+def _tree(folder: str, name: str) -> ast.Module:
+    """A plug-in's source, parsed. Raises BadInput with its line when it is not Python."""
+    file = f"{FOLDERS[folder][0]}/{name}.py"
+    try:
+        return ast.parse((ROOT / file).read_bytes(), file)
+    except SyntaxError as error:
+        raise BadInput(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}.") from None
+
+
+def _signature(node: ast.FunctionDef, file: str) -> EntryPoint:
     arguments = node.args
     positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
     evidence = positional + [
         a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None
     ]
     options = {
-        a.arg: ast.literal_eval(d)
+        a.arg: _literal(d, f"{file}:{d.lineno}: option {a.arg}")
         for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if d is not None
     }
     return EntryPoint(node.name, tuple(evidence), options)
+
+
+def _literal(node: ast.expr, where: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise BadInput(f"{where}: its default must be a literal, so that it can be read without an import.") from None

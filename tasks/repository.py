@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import BadInput, GleanerError
@@ -23,11 +24,13 @@ OWN = (
     "data/campaign.json",
 )
 CODE = ("tasks", "flows", "monitoring", "dvc.yaml")
+FAITHFUL = "surrogateescape"  # bytes that are not UTF-8 survive a round trip through str
 UNFINISHED = (
     ("MERGE_HEAD", "merge"),
     ("rebase-merge", "rebase"),
     ("rebase-apply", "rebase"),
     ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
 )
 
 
@@ -39,16 +42,15 @@ def git(root: Path, *arguments: str, text: str | None = None) -> str:
         [*command, *arguments],
         cwd=root,
         env={**environment, "LC_ALL": "C"},
-        input=text,
+        input=None if text is None else text.encode("utf-8", FAITHFUL),
         capture_output=True,
-        text=True,
         check=False,
     )
+    printed, complaint = (stream.decode("utf-8", FAITHFUL) for stream in (done.stdout, done.stderr))
     if done.returncode != 0:
-        raise GleanerError(
-            f"git {' '.join(arguments[:2])} failed in {root}: {done.stderr.strip() or done.stdout.strip()}"
-        )
-    return done.stdout
+        why = complaint.strip() or printed.strip() or f"exit code {done.returncode}"
+        raise GleanerError(f"git {' '.join(arguments[:2])} failed in {root}: {why}")
+    return printed
 
 
 def head(root: Path) -> str:
@@ -92,7 +94,7 @@ def require_clean(root: Path) -> None:
 
 def start_branch(root: Path, name: str, number: int) -> None:
     """Leave the tag for a branch of its own; tags of later iterations belong to the other campaign."""
-    git(root, "switch", "--quiet", "--create", name)
+    git(root, "switch", "--quiet", "--force-create", name)
     later = [tag for tag in tags(root) if tag > tag_name(number)]
     if later:
         git(root, "tag", "--delete", *later)
@@ -138,3 +140,34 @@ def tag(root: Path, number: int, message: str) -> None:
 def show(root: Path, revision: str, path: str) -> str:
     """A file's text at a revision."""
     return git(root, "show", f"{revision}:{path}")
+
+
+def show_all(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """The text of many `revision:path` with one process; what does not exist is left out."""
+    found: dict[str, str] = {}
+    rest = git(root, "cat-file", "--batch", text="".join(f"{name}\n" for name in names)).encode("utf-8", FAITHFUL)
+    for name in names:
+        header, _, rest = rest.partition(b"\n")
+        if header.endswith(b" missing"):
+            continue
+        size = int(header.rpartition(b" ")[2])
+        found[name], rest = rest[:size].decode("utf-8", FAITHFUL), rest[size + 1 :]
+    return found
+
+
+def tracked(root: Path) -> list[str]:
+    """Files that git knows, relative to the workspace."""
+    return [name for name in git(root, "ls-files", "-z").split("\0") if name]
+
+
+def search_history(root: Path, revisions: Sequence[str], text: str) -> list[str]:
+    """`revision:path` of every file that holds `text` (which travels by standard input: arguments are public)."""
+    if not revisions:
+        return []
+    try:
+        found = git(root, "grep", "--fixed-strings", "--files-with-matches", "-f", "-", *revisions, text=f"{text}\n")
+    except GleanerError as error:
+        if str(error).endswith(": exit code 1"):  # nothing found
+            return []
+        raise
+    return found.split("\n")[:-1]

@@ -6,14 +6,16 @@ fork(Path("demo-3"))                        a new campaign id; from here it may 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from tasks import artefacts, repository, snapshot, versions
 from tasks.campaign import IDENTITY, LEDGER, mint, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.ledger import Ledger
 from tasks.lock import campaign_lock
-from tasks.store import Store, remove_folder
+from tasks.store import Store, disk_errors, remove_folder
 
 
 def restore(root: Path, number: int, target: Path) -> int:
@@ -27,14 +29,15 @@ def restore(root: Path, number: int, target: Path) -> int:
         raise BadInput(
             f"there is no iteration {number} in {root}. Closed iterations: {', '.join(known) or 'none yet'}."
         )
-    if target.exists():
+    if os.path.lexists(target):
         raise BadInput(f"{target} exists. Name a new folder: gleaner restore {number} --to DIR")
     building = target.with_name(f".{target.name}.restoring")
     remove_folder(building)
     try:
-        versions.clone(root, building, name)
-        proven = _prove(building)
-        building.rename(target)
+        with disk_errors(building):
+            versions.clone(root, building, name)
+            proven = _prove(building)
+            building.rename(target)
     finally:
         remove_folder(building)
     return proven
@@ -55,26 +58,19 @@ def _prove(root: Path) -> int:
 def fork(root: Path) -> str:
     """Give a copy of a campaign its own id and ledger, so that it may tick. Returns the new id.
 
-    What the old campaign asked and nobody had answered yet is forgotten: those tasks are not ours.
+    What the old campaign asked and nobody had answered yet is forgotten: those tasks are not ours. The ledger
+    appears last; a fork that died before is repeated.
     """
     store = Store(root)
-    with campaign_lock(root, "fork"):
-        if store.exists(LEDGER):
-            raise BadInput(
-                f"{root} is a campaign with a ledger of its own; `gleaner restore N --to DIR` makes a copy to fork."
-            )
+    with disk_errors(root), campaign_lock(root, "fork"):
+        listed = _copied(store)
+        versions.clear_stale_locks(root)
         if not store.exists(f"{snapshot.FOLDER}/iteration.parquet"):
+            versions.fetch(root)
             versions.checkout(root)
-        old = store.read_json(IDENTITY)
-        number = store.read_json(artefacts.ARTEFACTS)["iteration"]
-        name = str(old["id"]).rpartition("-")[0]
-        identity = {**mint(name), "forked_from": {"id": old["id"], "iteration": number}}
-        store.write_json(IDENTITY, identity)
-        repository.start_branch(root, f"fork-{identity['id']}", number)
-        versions.configure(root, root)
-        repository.stage_own(root)
-        repository.git(root, "add", "--", ".dvc/config")
-        repository.commit(root, f"fork of {old['id']} at iteration {number}")
+        _prove_data(root, listed)
+        identity = _new_identity(store, str(listed["campaign"]), int(listed["iteration"]))
+        _commit_fork(root, identity)
 
         def own(ledger: Ledger) -> None:
             ledger.forget_unanswered()
@@ -82,3 +78,43 @@ def fork(root: Path) -> str:
 
         snapshot.rebuild(store, store.path(LEDGER), utc_now, own)
     return str(identity["id"])
+
+
+def _prove_data(root: Path, listed: dict[str, Any]) -> None:
+    files = {name: entry for name, entry in listed["files"].items() if artefacts.under_dvc(name)}
+    problems = artefacts.check_files(root, files)
+    if problems:
+        raise BadInput(
+            f"{root} is not what was tagged; `dvc checkout --force` brings its data back:\n" + "\n".join(problems[:10])
+        )
+
+
+def _copied(store: Store) -> dict[str, Any]:
+    """The list of artefacts of the copy. Raises BadInput for what is no copy of a closed iteration."""
+    if store.exists(LEDGER):
+        raise BadInput(
+            f"{store.root} is a campaign with a ledger of its own; `gleaner restore N --to DIR` makes a copy to fork."
+        )
+    if not store.exists(artefacts.ARTEFACTS):
+        raise BadInput(f"{store.root} is no copy of a closed iteration; `gleaner restore N --to DIR` makes one.")
+    return artefacts.read_artefacts(store.path(artefacts.ARTEFACTS).read_text("utf-8"), artefacts.ARTEFACTS)
+
+
+def _new_identity(store: Store, old: str, number: int) -> dict[str, Any]:
+    """Mint an id, once: a fork that is repeated keeps the one it had written down."""
+    known: dict[str, Any] = store.read_json(IDENTITY)
+    origin = {"id": old, "iteration": number}
+    if known.get("forked_from") == origin and known["id"] != old:
+        return known
+    identity = {**known, **mint(old.rpartition("-")[0]), "forked_from": origin}
+    store.write_json(IDENTITY, identity)
+    return identity
+
+
+def _commit_fork(root: Path, identity: dict[str, Any]) -> None:
+    origin = identity["forked_from"]
+    repository.start_branch(root, f"fork-{identity['id']}", origin["iteration"])
+    versions.configure(root, root)
+    repository.stage_own(root)
+    repository.git(root, "add", "--", ".dvc/config")
+    repository.commit(root, f"fork of {origin['id']} at iteration {origin['iteration']}")

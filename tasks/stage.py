@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,21 @@ def call(run: Callable[..., Any], store: Store, params: Params) -> Any:
 def main(run: Callable[..., Any]) -> None:
     """Run a stage in the current folder as a process; exits non-zero with one clear error."""
     die_with_parent()
+    sys.meta_path.insert(0, _NoPandas())
     sys.exit(guarded(lambda: _run_here(run)))
+
+
+class _NoPandas(MetaPathFinder, Loader):
+    """Tells pyarrow that pandas is not installed: it would import it with its first array, 0.8 s that no stage needs."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name == "pandas" else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        raise ImportError("stages work without pandas", name=spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        raise ImportError("stages work without pandas", name="pandas")
 
 
 def _run_here(run: Callable[..., Any]) -> None:

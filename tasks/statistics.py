@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -121,7 +122,7 @@ def labels_to_reach(labels: Sequence[float], accuracies: Sequence[float], target
     having been there). Points without a measurement (NaN) are left out. `labels` must grow.
     """
     points = [(x, y) for x, y in zip(labels, accuracies, strict=True) if math.isfinite(y)]
-    if any(b[0] <= a[0] for a, b in zip(points, points[1:], strict=False)):
+    if any(b[0] <= a[0] for a, b in pairwise(points)):
         raise ValueError("labels must grow from point to point.")
     before: tuple[float, float] | None = None
     for count, value in points:

@@ -6,6 +6,7 @@ the folder is flushed. Only Parquet, JSON, NPY and safetensors are read or writt
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -158,6 +159,15 @@ def replace_folder(new: Path, target: Path) -> None:
     remove_folder(old)
 
 
+def unfinished(root: Path) -> list[Path]:
+    """Files and folders of a workspace that a dead process was still writing; each will be written again."""
+    places = ("", "data/**/", "models/**/", ".gleaner/", ".gleaner/serving/*/", ".gleaner/tracking/")
+    files = (f"*{TEMPORARY}", f".*{TEMPORARY}")
+    folders = [f"{place}.*{end}" for place in ("data/", ".gleaner/tracking/") for end in (".new", ".old")]
+    patterns = [f"{place}{name}" for place in places for name in files] + folders + [".gleaner/*.rebuilding*"]
+    return sorted({path for pattern in patterns for path in root.glob(pattern)})
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder if it is there (DVC's links are read-only: their folder is not)."""
     if path.is_symlink() or path.is_file():
@@ -179,6 +189,21 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+#: what the system says when a disk is full, gone, read-only or not ours
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn a failed write anywhere in the block into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise disk_error(error, Path(error.filename or root)) from error
 
 
 def disk_error(error: OSError, path: Path) -> GleanerError:

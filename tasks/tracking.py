@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import plugins, repository, versions
+from tasks import plugins, repository
 from tasks.campaign import Campaign
 from tasks.errors import GleanerError
+from tasks.params import parse
+from tasks.pointers import data_hashes
 from tasks.store import Store, remove_folder, replace_folder
 from tasks.trackers import IterationRecord, Tracker
 
 FOLDER = ".gleaner/tracking"
 ARTIFACTS = (
-    "data/report", "data/evaluation", "data/selection.parquet", "data/findings.json", "data/artefacts.json", "params.yaml",
+    "data/report", "data/evaluation", "data/selection.parquet", "data/findings.json", "data/artefacts.json",
 )  # fmt: skip
 MODEL = "models/head"
 
@@ -33,7 +35,9 @@ def queue(campaign: Campaign, number: int) -> None:
     remove_folder(building)
     for name in (*ARTIFACTS, MODEL):
         _copy(store.path(name), building / "files" / Path(name).name)
-    Store(building).write_json("record.json", _record(campaign, number))
+    text = repository.show(campaign.root, repository.tag_name(number), "params.yaml")  # it may have been edited since
+    Store(building).write_bytes("files/params.yaml", text.encode())
+    Store(building).write_json("record.json", _record(campaign, number, text))
     replace_folder(building, target)
 
 
@@ -45,18 +49,18 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _record(campaign: Campaign, number: int) -> dict[str, Any]:
+def _record(campaign: Campaign, number: int, text: str) -> dict[str, Any]:
     metrics = campaign.store.read_json("data/evaluation/metrics.json")
     return {
         "campaign": campaign.id,
         "name": campaign.params.campaign.name,
         "iteration": number,
-        "params": dict(_flatten(campaign.params.model_dump())),
+        "params": dict(_flatten(parse(text).model_dump())),
         "metrics": {**_numbers(metrics), **_per_class(campaign)},
         "tags": {
             "git.commit": repository.head(campaign.root),
             "git.tag": repository.tag_name(number),
-            **{f"dvc.{path}": digest for path, digest in versions.data_hashes(campaign.root).items()},
+            **{f"dvc.{path}": digest for path, digest in data_hashes(campaign.root).items()},
         },
         "champion": metrics["champion"] == number,
     }

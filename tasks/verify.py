@@ -2,25 +2,36 @@
 
 Each function yields what it finds wrong, nothing when all is well. `deep` reads every cached byte of every tag again;
 without it sizes and presence are compared. The names I1 … I9 are those of docs/invariants.md.
+
+    verify(Path("demo"))   ->   [Violation("I4 a tag restores", "iter-0003: data/pool/…: cache object … is missing")]
 """
 
 from __future__ import annotations
 
-import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import numpy as np
 
-from tasks import artefacts, pool, repository, versions
+from tasks import artefacts, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
-from tasks.errors import GleanerError
-from tasks.ledger import Ledger, open_ledger, task_key
+from tasks.errors import BadInput, GleanerError
+from tasks.ledger import open_ledger
+from tasks.lock import is_locked
+from tasks.pointers import POINTERS, Missing, data_hashes, listed_files
 from tasks.serving import FOLDER as SERVING
-from tasks.store import TEMPORARY, Store, sha256
+from tasks.store import Store, sha256, unfinished
 from tasks.tables import LABELS
+from tasks.verify_ledger import CHECKS, forked_at
+from tasks.versions import stale_locks
+
+MANY = 20  # violations of one invariant that are listed; the rest is counted
+#: what reading a damaged file can raise beside GleanerError (a damaged Parquet file: ValueError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, sqlite3.Error)
 
 
 @dataclass(frozen=True)
@@ -32,18 +43,20 @@ class Violation:
 
 
 def verify(root: Path, *, deep: bool = False) -> list[Violation]:
-    """All violations found in a workspace. Reads only; does not need the lock."""
+    """All violations found in a workspace. Reads only; does not need the lock. Raises BadInput where no campaign is."""
     store = Store(root)
+    if not store.exists(IDENTITY):
+        raise BadInput(f"{root.resolve()} is Gleaner's own code, not a campaign. `gleaner init DIR` makes a workspace.")
     checks: list[tuple[str, Callable[[], Iterator[str]]]] = [
         ("I6 every file is accounted for", lambda: _ingest(store)),
         ("splits and groups", lambda: _splits(store)),
         ("I4 a tag restores", lambda: _tags(store, deep)),
         ("I9 nothing half-written", lambda: _leftovers(store)),
-        ("I3 annotators saw the bytes we know", lambda: _serving(store)),
+        ("I3 annotators saw the bytes we know", lambda: _serving(store, deep)),
+        ("I7 no secret in files", lambda: disclosure.secrets_in_files(store, deep)),
     ]
-    if store.exists(LEDGER):
-        checks += [(name, lambda check=check: _with_ledger(store, check)) for name, check in LEDGER_CHECKS]
-    return [Violation(name, what) for name, check in checks for what in _guarded(check)]
+    found = [Violation(name, what) for name, check in checks for what in _guarded(check)]
+    return found + (_with_ledger(store) if store.exists(LEDGER) else [])
 
 
 def _guarded(check: Callable[[], Iterator[str]]) -> list[str]:
@@ -53,6 +66,19 @@ def _guarded(check: Callable[[], Iterator[str]]) -> list[str]:
             found.append(what)  # noqa: PERF402 - what was found before an error counts
     except GleanerError as error:
         found.append(str(error))
+    except DAMAGE as error:
+        found.append(f"cannot be checked, a file is damaged: {type(error).__name__}: {error}")
+    return found[:MANY] + [f"… and {len(found) - MANY} more"] * (len(found) > MANY)
+
+
+def _with_ledger(store: Store) -> list[Violation]:
+    found: list[Violation] = []
+    try:
+        with open_ledger(store.path(LEDGER), utc_now) as ledger:
+            for name, check in CHECKS:
+                found += [Violation(name, what) for what in _guarded(partial(check, store, ledger))]
+    except GleanerError as error:
+        found.append(Violation("the ledger is sound", str(error)))
     return found
 
 
@@ -61,22 +87,35 @@ def _ingest(store: Store) -> Iterator[str]:
         return
     manifest = pool.read_manifest(store)
     sightings = pool.read_sightings(store).to_pydict()
-    outcomes = Counter(sightings["outcome"])
-    unknown = set(outcomes) - {"accepted", "duplicate", "quarantined"}
-    if unknown:
-        yield f"sightings.parquet: unknown outcomes {sorted(unknown)}"
-    accepted = {d for d, o in zip(sightings["sha256"], sightings["outcome"], strict=True) if o == "accepted"}
     items = set(manifest["item_id"].to_pylist())
-    for item in sorted(accepted ^ items)[:5]:
-        yield f"item {item[:12]} is in {'the manifest' if item in items else 'the sightings'} only"
-    silent = sum(o != "accepted" and not r for o, r in zip(sightings["outcome"], sightings["reason"], strict=True))
-    if silent:
-        yield f"sightings.parquet: {silent} files were not accepted and no reason is given"
+    if len(items) != len(manifest):
+        yield f"manifest.parquet: {len(manifest) - len(items)} items are there more than once"
+    yield from _outcomes(sightings, items)
     rows = Counter(manifest["shard"].to_pylist())
     for shard, count in sorted(rows.items()):
         held = len(store.read_array(pool.shard_path(shard)))
         if held != count:
             yield f"{pool.shard_path(shard)} holds {held} images, the manifest says {count}"
+    info = pool.read_info(store)
+    if info is not None and info.items != len(manifest):
+        yield f"{pool.POOL} counts {info.items} items, the manifest holds {len(manifest)}"
+
+
+def _outcomes(sightings: dict[str, list[str]], items: set[str]) -> Iterator[str]:
+    files = list(zip(*(sightings[name] for name in ("uri", "sha256", "outcome", "reason")), strict=True))
+    if len({file[:2] for file in files}) != len(files):
+        yield "sightings.parquet: a file with the same bytes is there more than once"
+    unknown = {outcome for _, _, outcome, _ in files} - {"accepted", "duplicate", "quarantined"}
+    if unknown:
+        yield f"sightings.parquet: unknown outcomes {sorted(unknown)}"
+    accepted = {digest for _, digest, outcome, _ in files if outcome == "accepted"}
+    for item in sorted(accepted ^ items):
+        yield f"item {item[:12]} is in {'the manifest' if item in items else 'the sightings'} only"
+    for uri, digest, outcome, reason in files:
+        if outcome != "accepted" and not reason:
+            yield f"{uri}: {outcome}, and no reason is given"
+        if outcome == "duplicate" and digest not in items:
+            yield f"{uri}: a duplicate of item {digest[:12]}, which is not in the pool"
 
 
 def _splits(store: Store) -> Iterator[str]:
@@ -95,133 +134,112 @@ def _splits(store: Store) -> Iterator[str]:
                 yield f"label of item {item[:12]}: arm {arm}, but its split is {splits.get(item)}"
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Bytes that tags promise: what they are called, and which tags those are."""
+
+    name: str
+    entry: artefacts.Entry
+    where: Path | None
+    tags: list[str]
+
+
 def _tags(store: Store, deep: bool) -> Iterator[str]:
-    unchanged: dict[str, artefacts.Entry] = {}
-    for name in repository.tags(store.root):
-        listed = artefacts.read_artefacts(
-            repository.show(store.root, name, artefacts.ARTEFACTS), f"{name}:{artefacts.ARTEFACTS}"
+    """Every tag's files are in the cache. Each object is looked at once, however many tags share it."""
+    data_hashes(store.root)  # pointers of the working tree: an empty one is refused
+    tags = repository.tags(store.root)
+    if not store.exists(LEDGER):
+        yield from _copy(store, deep)
+        return
+    first = forked_at(store)
+    texts = repository.show_all(
+        store.root, [f"{tag}:{name}" for tag in tags for name in (artefacts.ARTEFACTS, *POINTERS)]
+    )
+    problems: dict[str, list[str]] = {}
+    wanted: dict[tuple[str, str, int], _Wanted] = {}
+    for tag in tags:
+        own = first is None or tag >= repository.tag_name(first)  # earlier data stays with the other campaign
+        for problem in _gather(store.root, tag, texts, wanted, own):
+            problems.setdefault(problem, []).append(tag)
+    for promise in wanted.values():
+        found = artefacts.check_object(promise.name, promise.entry, promise.where, read=deep)
+        if found is not None:
+            problems.setdefault(found, []).extend(promise.tags)
+    for problem, names in problems.items():
+        yield f"{_span(names)}: {problem}"
+
+
+def _gather(
+    root: Path, tag: str, texts: dict[str, str], wanted: dict[tuple[str, str, int], _Wanted], own: bool
+) -> Iterator[str]:
+    """Note what a tag promises; yields what is wrong with its lists."""
+    where = f"{tag}:{artefacts.ARTEFACTS}"
+    listed = artefacts.read_artefacts(texts.get(where, ""), where)
+    if repository.tag_name(listed["iteration"]) != tag:
+        yield f"its list of artefacts is of iteration {listed['iteration']}"
+    pointers = {name: texts[f"{tag}:{name}"] for name in POINTERS if f"{tag}:{name}" in texts}
+    try:
+        objects = {file.path: file.object for file in listed_files(root, pointers)}
+    except Missing as error:
+        if own:
+            yield str(error)
+        return
+    except GleanerError as error:
+        yield str(error)
+        return
+    for name, entry in listed["files"].items():
+        place = objects.get(name)
+        if artefacts.under_dvc(name) and (own or (place is not None and place.exists())):
+            key = str(place or name), entry["sha256"], entry["size"]
+            wanted.setdefault(key, _Wanted(name, entry, place, [])).tags.append(tag)
+
+
+def _span(tags: list[str]) -> str:
+    """Tags as one reads them: iter-0003, or iter-0000 … iter-0007 (8 tags)."""
+    return tags[0] if len(tags) == 1 else f"{tags[0]} … {tags[-1]} ({len(tags)} tags)"
+
+
+def _copy(store: Store, deep: bool) -> Iterator[str]:
+    """A clone or restored copy promises the iteration that is checked out, no other."""
+    if not store.exists(artefacts.ARTEFACTS):
+        return
+    listed = artefacts.read_artefacts(store.path(artefacts.ARTEFACTS).read_text("utf-8"), artefacts.ARTEFACTS)
+    files = {name: entry for name, entry in listed["files"].items() if artefacts.under_dvc(name)}
+    absent = sum(not store.exists(name) for name in files)
+    if absent:
+        number = listed["iteration"]
+        yield (
+            f"the data of iteration {number} is not fetched ({absent} of {len(files)} files): `dvc pull` brings it, "
+            f"`gleaner restore {number} --to DIR` proves it as well"
         )
-        files = listed["files"]
-        if repository.tag_name(listed.get("iteration", -1)) != name:
-            yield f"{name}: its list of artefacts is of iteration {listed.get('iteration')}"
-        known = unchanged if deep else files
-        for problem in artefacts.check_cache(files, versions.cached_files(store.root, name), known):
-            yield f"{name}: {problem}"
-        unchanged = files
+    elif deep:
+        yield from artefacts.check_files(store.root, files)
+    else:
+        sizes = {name: store.path(name).stat().st_size for name in files}
+        yield from (
+            f"{n}: {size} bytes, not {files[n]['size']}" for n, size in sizes.items() if size != files[n]["size"]
+        )
 
 
 def _leftovers(store: Store) -> Iterator[str]:
-    for folder in ("data", "models"):
-        for path in sorted(store.path(folder).rglob(f".*{TEMPORARY}")):
-            yield f"{path.relative_to(store.root)}: a file that was never finished; the next start removes it"
-    for name in (".git/index.lock", ".dvc/tmp/rwlock"):
-        path = store.path(name)
-        if path.exists() and (name == ".git/index.lock" or _held(path)):
-            yield f"{name}: a lock of a process that may be gone; the next tick clears it"
+    if is_locked(store.root):
+        return  # somebody is writing just now
+    for path in unfinished(store.root):
+        yield f"{path.relative_to(store.root)}: was never finished; the next start removes it"
+    for path in stale_locks(store.root):
+        yield f"{path.relative_to(store.root)}: a lock of a process that may be gone; the next tick clears it"
 
 
-def _held(rwlock: Path) -> bool:
-    """Whether DVC's lock file names a reader or writer (an empty one stays behind after every command)."""
-    try:
-        return any(json.loads(rwlock.read_text(encoding="utf-8") or "{}").values())
-    except ValueError:
-        return True
-
-
-def _serving(store: Store) -> Iterator[str]:
-    for path in sorted(store.path(SERVING).glob("*/*")):
-        if not path.name.startswith(".") and sha256(path) != path.name.split(".")[0]:
+def _serving(store: Store, deep: bool) -> Iterator[str]:
+    """Copies for annotators: their sizes, their bytes too for the newest thousand (`deep`: for all)."""
+    copies = [path for path in store.path(SERVING).glob("*/*") if not path.name.startswith(".")]
+    if not copies:
+        return
+    manifest = pool.read_manifest(store).select(["item_id", "bytes"])
+    sizes = dict(zip(manifest["item_id"].to_pylist(), manifest["bytes"].to_pylist(), strict=True))
+    newest = np.argsort([-path.stat().st_mtime_ns for path in copies], kind="stable")[: None if deep else 1000]
+    read = {copies[int(position)] for position in newest}
+    for path in sorted(copies):
+        item = path.name.partition(".")[0]
+        if path.stat().st_size != sizes.get(item) or (path in read and sha256(path) != item):
             yield f"{path.relative_to(store.root)}: its bytes are not those of the item it is named after"
-
-
-def _with_ledger(store: Store, check: Callable[[Store, Ledger], Iterator[str]]) -> Iterator[str]:
-    with open_ledger(store.path(LEDGER), utc_now) as ledger:
-        yield from check(store, ledger)
-
-
-def _database(store: Store, ledger: Ledger) -> Iterator[str]:
-    yield from ledger.check()
-    if ledger.get("campaign") != store.read_json(IDENTITY)["id"]:
-        yield f"the ledger is of campaign {ledger.get('campaign')}, {IDENTITY} names another"
-
-
-def _never_twice(store: Store, ledger: Ledger) -> Iterator[str]:
-    asked = ledger.asked()
-    for item, count in Counter(a.item_id for a in asked).items():
-        if count > 1:
-            yield f"item {item[:12]} was selected {count} times"
-    splits = _split_of(store)
-    for item in asked:
-        if item.item_id not in splits:
-            yield f"item {item.item_id[:12]} was asked about and is not in the pool"
-        elif (splits[item.item_id] == "holdout") != (item.arm == "holdout"):
-            yield f"item {item.item_id[:12]} of the {splits[item.item_id]} split was asked in arm {item.arm}"
-    campaign = ledger.get("campaign") or ""
-    for row in ledger.iterations():
-        for task in ledger.batch(row.number):
-            if task["key"] != task_key(campaign, row.number, task["item_id"]) and not _forked(store):
-                yield f"task {task['key']} is not of iteration {row.number} of {campaign}"
-
-
-def _forked(store: Store) -> bool:
-    return store.read_json(IDENTITY).get("forked_from") is not None
-
-
-def _split_of(store: Store) -> dict[str, str]:
-    if not store.exists(pool.POOL):
-        return {}
-    table = pool.read_manifest(store).select(["item_id", "split"])
-    return dict(zip(table["item_id"].to_pylist(), table["split"].to_pylist(), strict=True))
-
-
-def _every_event(store: Store, ledger: Ledger) -> Iterator[str]:
-    columns, rows = ledger.rows("label_event")
-    answered = {row[0] for row in ledger.rows("answer")[1]}
-    refused = {row[0] for row in ledger.rows("quarantine")[1]}
-    for seq in sorted({row[0] for row in rows} - answered - refused):
-        yield f"label event {seq} is neither an answer nor in quarantine"
-    for seq in sorted(answered & refused):
-        yield f"label event {seq} is both an answer and in quarantine"
-    revisions = Counter((row[columns.index("instance")], row[columns.index("annotation_id")]) for row in rows)
-    newest = {
-        (row[columns.index("instance")], row[columns.index("annotation_id")]): row[columns.index("revision")]
-        for row in rows
-    }
-    for name, count in revisions.items():
-        if newest[name] != count - 1:
-            yield f"annotation {name[1]} of {name[0]} has {count} revisions, the newest is number {newest[name]}"
-
-
-def _closed_is_tagged(store: Store, ledger: Ledger) -> Iterator[str]:
-    closed = {repository.tag_name(row.number) for row in ledger.iterations() if row.state == "closed"}
-    tagged = set(repository.tags(store.root))
-    for name in sorted(closed - tagged):
-        yield f"iteration {name} is closed in the ledger and has no tag"
-    numbers = [row.number for row in ledger.iterations()]
-    if numbers != list(range(len(numbers))):
-        yield f"iterations are not numbered without gaps: {numbers}"
-    pending = {repository.tag_name(row.number) for row in ledger.iterations() if row.state != "closed"}
-    for name in sorted(tagged - closed - pending):
-        yield f"tag {name} belongs to no iteration of the ledger"
-
-
-def _snapshot_agrees(store: Store, ledger: Ledger) -> Iterator[str]:
-    """What the newest snapshot says was asked and answered, the ledger still says."""
-    for table in ("selection", "label_event", "answer"):
-        path = store.path(f"data/ledger/{table}.parquet")
-        if not path.exists():
-            return
-        old = pq.read_table(path)
-        snapshot = set(zip(*[c.to_pylist() for c in old.columns], strict=True)) if old.num_rows else set()
-        lost = snapshot - set(ledger.rows(table)[1])
-        if lost:
-            yield f"{len(lost)} rows of {table} in the newest snapshot are not in the ledger, e.g. {str(sorted(lost, key=str)[0])[:120]}"
-
-
-LEDGER_CHECKS: tuple[tuple[str, Callable[[Store, Ledger], Iterator[str]]], ...] = (
-    ("the ledger is sound", _database),
-    ("I1 every label event once", _every_event),
-    ("I2 nothing is asked twice", _never_twice),
-    ("a closed iteration has its tag", _closed_is_tagged),
-    ("the ledger holds what was tagged", _snapshot_agrees),
-)

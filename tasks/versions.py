@@ -1,27 +1,23 @@
 """DVC: the bytes of every iteration. The only file that talks to DVC.
 
 Stages run one at a time through DVC's own API; what they print goes to a log. DVC repairs and forgives silently, so
-every pointer is parsed here and its cache objects are named, for `tasks/artefacts.py` to measure.
+`tasks/pointers.py` reads its files itself and names the cache objects, for `tasks/artefacts.py` to measure.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from tasks.errors import Busy, GleanerError, Unreachable
+from tasks.repository import commit, git
 
-from tasks.errors import GleanerError
-from tasks.repository import commit, git, show
-
-DATA = ("data/pool", "data/inputs", "data/ledger")
 SETTINGS = (
     ("core", "analytics", "false"),
     ("core", "autostage", "true"),
@@ -29,14 +25,11 @@ SETTINGS = (
     ("cache", "type", "reflink,hardlink,copy"),
 )
 #: left behind by a killed git or DVC
-STALE = (
-    ".git/index.lock",
-    ".git/HEAD.lock",
-    ".git/refs/heads/main.lock",
-    ".dvc/tmp/rwlock",
-    ".dvc/tmp/rwlock.lock",
-    ".dvc/tmp/lock",
-)
+STALE = {
+    "git": (".git/*.lock", ".git/refs/**/*.lock"),
+    "dvc": (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", ".dvc/tmp/lock"),
+}
+WORKSPACE = "workspace"  # the remote that is the workspace's own cache
 
 
 def initialise(root: Path, home: Path) -> None:
@@ -60,30 +53,72 @@ def configure(root: Path, home: Path) -> None:
     with config.edit("repo") as settings:
         for section, key, value in SETTINGS:
             settings.setdefault(section, {})[key] = value
-        settings.setdefault("remote", {})["workspace"] = {"url": str(home.resolve() / ".dvc" / "cache")}
-        settings["core"].setdefault("remote", "workspace")
+        settings.setdefault("remote", {})[WORKSPACE] = {"url": str(home.resolve() / ".dvc" / "cache")}
+        settings["core"].setdefault("remote", WORKSPACE)
 
 
 def clone(root: Path, target: Path, name: str) -> None:
-    """Clone a tag, code and data, into a new folder whose bytes are its own."""
+    """Clone a tag, code and data, into a new folder whose bytes are its own.
+
+    Data comes from the workspace's cache, else from its remote. Raises GleanerError when neither holds all of it.
+    """
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
     with _dvc(target) as repo, repo.config.edit("local") as settings:
         settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
+    problems = []
     for source in ("source", None):
         try:
-            with _dvc(target) as repo:
+            with _output_to(Path(os.devnull)), _dvc(target) as repo:
                 repo.fetch(remote=source)
                 repo.checkout(force=True)
             return
-        except GleanerError:
-            if source is None:
-                raise
+        except GleanerError as error:
+            problems.append(str(error).partition(": ")[2].split("\nIs your cache")[0].replace("\n", ", "))
+    raise GleanerError(
+        f"the data of {name} cannot be brought back, nothing was made. From {root}/.dvc/cache: {problems[0]}. "
+        f"From the remote {_remote(target)[1]}: {problems[1]}. `gleaner verify` names what is missing."
+    )
 
 
 def clear_stale_locks(root: Path) -> None:
-    """Remove what a killed git or DVC left behind. Call only while holding the campaign's lock."""
-    for name in STALE:
-        (root / name).unlink(missing_ok=True)
+    """Remove what a killed git or DVC left behind. Call only while holding the campaign's lock.
+
+    Raises Busy when a git or DVC that somebody started by hand is at work in the workspace.
+    """
+    for program, patterns in STALE.items():
+        found = [path for pattern in patterns for path in root.glob(pattern)]
+        holder = _at_work(root, program) if found else None
+        if holder is not None:
+            raise Busy(f"{root} is in use: {holder}. Run the command again when that has ended.")
+        for path in found:
+            path.unlink(missing_ok=True)
+
+
+def stale_locks(root: Path) -> list[Path]:
+    """Lock files that would stop git or DVC (after each command DVC leaves others, which hold nothing)."""
+    rwlock = root / ".dvc/tmp/rwlock"
+    found = [path for pattern in STALE["git"] for path in root.glob(pattern)]
+    return sorted(found) + [rwlock] * (rwlock.exists() and _held(rwlock))
+
+
+def _held(rwlock: Path) -> bool:
+    try:
+        return any(json.loads(rwlock.read_text(encoding="utf-8") or "{}").values())
+    except (OSError, ValueError, AttributeError):
+        return True
+
+
+def _at_work(root: Path, program: str) -> str | None:
+    """A living process of a program in the workspace (a pid in a lock file may be somebody else's by now)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            inside = (process / "cwd").resolve().is_relative_to(root.resolve())
+        except OSError:
+            continue
+        if inside and program in {Path(argument).name for argument in arguments[:3]}:
+            return f"`{' '.join(arguments).strip()}`, process {process.name}"
+    return None
 
 
 def reproduce(root: Path, stage: str, log: Path) -> bool:
@@ -146,6 +181,8 @@ def _dvc(root: Path) -> Iterator[Any]:
             raise GleanerError(
                 f"DVC in {root}: {error.strerror or error}: {error.filename}. Nothing was tagged."
             ) from error
+        except sqlite3.Error as error:  # of DVC's own cache of file states
+            raise GleanerError(f"DVC in {root}: {error}. Free some disk space. Nothing was tagged.") from error
 
 
 def add_data(root: Path, paths: Sequence[str]) -> None:
@@ -156,7 +193,7 @@ def add_data(root: Path, paths: Sequence[str]) -> None:
 
 def stage_order(root: Path) -> list[str]:
     """The pipeline's stages in the order that DVC's own graph gives."""
-    import networkx
+    import networkx  # type: ignore[import-untyped]
 
     with _dvc(root) as repo:
         graph = repo.index.graph.reverse()
@@ -191,88 +228,33 @@ def fetch(root: Path) -> None:
 
 def remote(root: Path) -> str | None:
     """The URL of the remote that iterations are pushed to, None when the workspace's own cache is all there is."""
+    name, url = _remote(root)
+    return None if name == WORKSPACE else url
+
+
+def _remote(root: Path) -> tuple[str | None, str | None]:
+    """Name and URL of the default remote."""
     from dvc.config import Config
 
     config = Config(str(root / ".dvc"))
     name = config["core"].get("remote")
     url = config["remote"].get(name, {}).get("url") if name else None
-    return None if url is None or Path(url) == root.resolve() / ".dvc" / "cache" else str(url)
+    return name, None if url is None else str(url)
 
 
 def push(root: Path) -> None:
-    """Copy the iteration's data to the remote, when there is one beside the workspace itself."""
-    if remote(root) is None:
-        return
-    with _dvc(root) as repo:
-        repo.push()
+    """Copy the iteration's data to the remote, when there is one beside the workspace itself.
 
-
-@dataclass(frozen=True)
-class Cached:
-    """A file under DVC: where its bytes are in the cache."""
-
-    path: str  # relative to the workspace
-    md5: str
-    object: Path
-
-
-def cached_files(root: Path, revision: str | None = None) -> list[Cached]:
-    """Every file that the pointers and dvc.lock name (at a revision, or now), with its cache object.
-
-    Raises GleanerError for a pointer that is empty or damaged.
+    Raises Unreachable when the remote is not there or takes nothing.
     """
-    return [file for out in _outs(root, revision) for file in _expand(root, out)]
-
-
-def data_hashes(root: Path) -> dict[str, str]:
-    """DVC's hash of each pointer and stage output: path -> MD5."""
-    return {out["path"]: str(out.get("md5", "")) for out in _outs(root, None)}
-
-
-def _outs(root: Path, revision: str | None) -> list[dict[str, Any]]:
-    outs: list[dict[str, Any]] = []
-    for folder in DATA:
-        text = _text(root, f"{folder}.dvc", revision)
-        if text is not None:
-            parent = Path(folder).parent.as_posix()
-            found = _parse_yaml(text, f"{folder}.dvc").get("outs")
-            if not found:
-                raise GleanerError(
-                    f"{folder}.dvc is empty: DVC left it so (a full disk?). `git checkout -- {folder}.dvc` restores it."
-                )
-            outs += [{**out, "path": f"{parent}/{out['path']}"} for out in found]
-    lock = _text(root, "dvc.lock", revision)
-    for stage in (_parse_yaml(lock, "dvc.lock").get("stages") or {}).values() if lock else ():
-        outs += stage.get("outs", [])
-    return outs
-
-
-def _text(root: Path, name: str, revision: str | None) -> str | None:
-    if revision is None:
-        path = root / name
-        return path.read_text(encoding="utf-8") if path.exists() else None
-    return show(root, revision, name) if git(root, "ls-tree", "--name-only", revision, "--", name).strip() else None
-
-
-def _parse_yaml(text: str, name: str) -> dict[str, Any]:
+    url = remote(root)
+    if url is None:
+        return
+    fix = "Bring it back, or choose another (`dvc remote modify`, `git commit .dvc/config`), then run the tick again."
+    if "://" not in url and not Path(url).is_dir():
+        raise Unreachable(f"the DVC remote {url} is not there (a disk that is not mounted?). Nothing was tagged. {fix}")
     try:
-        value = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise GleanerError(f"{name} cannot be read: {error}") from None
-    return value or {}
-
-
-def _expand(root: Path, out: dict[str, Any]) -> list[Cached]:
-    md5 = str(out.get("md5", ""))
-    obj = _object(root, md5)
-    if not md5.endswith(".dir"):
-        return [Cached(out["path"], md5, obj)]
-    try:
-        listing = json.loads(obj.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GleanerError(f"{out['path']}: its listing {obj} is missing or damaged in the cache ({error}).") from None
-    return [Cached(f"{out['path']}/{entry['relpath']}", entry["md5"], _object(root, entry["md5"])) for entry in listing]
-
-
-def _object(root: Path, md5: str) -> Path:
-    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        with _dvc(root) as repo:
+            repo.push()
+    except GleanerError as error:
+        raise Unreachable(f"the DVC remote {url} did not take the iteration's data: {error} {fix}") from error

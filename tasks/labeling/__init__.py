@@ -9,11 +9,12 @@ A tool is somebody else's system: it may be slow, down, or answer twice. The con
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+MOST_SECONDS = 1e9  # an answer that took thirty years is a mistake
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,14 @@ def read_answer(payload: dict[str, Any]) -> Answer:
     key, label, kind = payload.get("key"), payload.get("label"), payload.get("kind", "label")
     if not isinstance(key, str) or not isinstance(label, str) or kind not in ("label", "skip"):
         raise Uninterpretable(f"needs text `key`, text `label` and kind label or skip; got {str(payload)[:200]}")
-    seconds = payload.get("seconds")
-    if seconds is not None and not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0):
-        raise Uninterpretable(f"`seconds` must be a number of 0 or more, not {seconds!r}")
-    return Answer(key, kind, label, str(payload.get("annotator", "")), seconds)
+    annotator = payload.get("annotator")
+    seconds = _seconds(payload.get("seconds"))
+    return Answer(key, kind, "" if kind == "skip" else label, "" if annotator is None else str(annotator), seconds)
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_SECONDS:
+        return float(value)
+    raise Uninterpretable(f"`seconds` must be a number from 0 to {MOST_SECONDS:.0f}, not {str(value)[:80]}")

@@ -6,36 +6,39 @@
       tasks.json       ours: which image is which key (do not edit)
       answers.csv      or any other .csv / .json you put there
 
-An answer needs `key` or `image`, and `label` (a class, or `skip`); `annotator` and `seconds` are optional. An empty
-label is no answer yet. Changing an answer later is a new revision; nothing is overwritten. A row that cannot be
-read is quarantined with the file's name and the reason.
+Changing an answer later is a new revision; nothing is overwritten. How files are read: `tasks/labeling/_answers.py`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
+import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.checkpoint import checkpoint
-from tasks.errors import GleanerError
-from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, Uninterpretable, read_answer
-from tasks.store import Store, remove_folder, replace_folder
+from tasks.errors import BadInput, GleanerError
+from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, read_answer
+from tasks.labeling._answers import SKIP, answer_files, answers, inert
+from tasks.store import Store, disk_error, remove_folder, replace_folder
 
 COLUMNS = ("rank", "image", "suggestion", "confidence", "label", "annotator", "seconds", "key")
-SKIP = "skip"
 TASKS = "tasks.json"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+Rows = list[dict[str, str]]
 
 
 def connect(place: Place, *, path: str = "data/exchange") -> Folder:
-    """Exchange batches through `path`, relative to the workspace."""
+    """Exchange batches through `path`, relative to the workspace. Raises BadInput for a class that means `skip`."""
+    taken = [name for name in place.classes if name.strip().lower() == SKIP]
+    if taken:
+        raise BadInput(
+            f"params.yaml: labeling.classes: {taken[0]!r} cannot be a class with labeling.tool folder: it is the answer of "
+            "somebody who skips an image. Rename the class."
+        )
     return Folder(place, place.workspace / path)
 
 
@@ -52,45 +55,65 @@ class Folder:
         return f"folder:{self.place.campaign}"
 
     def push(self, tasks: Sequence[Task]) -> list[Receipt]:
-        """Write the batch's folder whole, or adopt the one that is there. Never touches a file people may be editing."""
+        """Write the batch's folder whole, or adopt the one that is there and add what it lacks.
+
+        Never touches a file that people may be editing. Raises GleanerError when the folder is another batch's.
+        """
         if not tasks:
             return []
         target = self.path / f"iteration-{tasks[0].iteration:04d}"
-        if not target.exists():
-            self._write(target, tasks)
-        held = {row["key"]: row["image"] for row in _read_tasks(target)}
-        missing = [task.key for task in tasks if task.key not in held]
-        if missing:
-            raise GleanerError(
-                f"{target} holds another batch ({len(missing)} tasks are missing). Move it away and run again."
-            )
-        return [Receipt(task.key, f"{target.name}/{held[task.key]}") for task in tasks]
-
-    def _write(self, target: Path, tasks: Sequence[Task]) -> None:
-        building = target.with_name(f".{target.name}.new")
-        remove_folder(building)
-        (building / "images").mkdir(parents=True)
         names = {task.key: f"{task.rank:04d}_{task.item_id[:12]}{task.image.suffix}" for task in tasks}
-        for task in tasks:
-            shutil.copyfile(task.image, building / "images" / names[task.key])
-        store = Store(building)
-        store.write_bytes("batch.csv", _batch_csv(tasks, names))
-        store.write_json(TASKS, [{"key": task.key, "image": names[task.key]} for task in tasks])
-        checkpoint("folder:create:before")
-        replace_folder(building, target)
-        checkpoint("folder:create:after")
+        try:
+            if not target.exists():
+                _write(target, tasks, names)
+            held = {row["key"]: row["image"] for row in _read_tasks(target)}
+            missing = [task for task in tasks if task.key not in held]
+            if missing:
+                held |= _add(target, missing, names, held)
+        except OSError as error:
+            raise disk_error(error, target) from error
+        return [Receipt(task.key, f"{target.name}/{held[task.key]}") for task in tasks]
 
     def pull(self) -> Iterator[RawEvent]:
         """Every answer in every file of every batch."""
         for batch in sorted(self.path.glob("iteration-*")):
-            keys = {row["image"]: row["key"] for row in _read_tasks(batch)}
-            for file in sorted((*batch.glob("*.csv"), *batch.glob("*.json"))):
-                if file.name != TASKS:
-                    yield from _events(file, keys)
+            if re.fullmatch(r"iteration-\d{4,}", batch.name) and batch.is_dir():
+                keys = {row["image"]: row["key"] for row in _read_tasks(batch)}
+                for file in answer_files(batch, TASKS):
+                    yield from answers(file, keys)
 
     def interpret(self, payload: dict[str, Any]) -> Answer:
         """Read one row."""
         return read_answer(payload)
+
+
+def _write(target: Path, tasks: Sequence[Task], names: dict[str, str]) -> None:
+    building = target.with_name(f".{target.name}.new")
+    remove_folder(building)
+    _write_tasks(building, "batch.csv", tasks, names, [])
+    checkpoint("folder:create:before")
+    replace_folder(building, target)
+    checkpoint("folder:create:after")
+
+
+def _add(target: Path, missing: Sequence[Task], names: dict[str, str], held: dict[str, str]) -> dict[str, str]:
+    """Put tasks beside those that are there already, with a CSV of their own."""
+    if not held or {key.rpartition(":")[0] for key in held} != {task.key.rpartition(":")[0] for task in missing}:
+        raise GleanerError(
+            f"{target} holds another batch ({len(missing)} tasks are missing). Move it away and run again."
+        )
+    rows = [{"key": key, "image": image} for key, image in held.items()]
+    _write_tasks(target, f"batch-from-{missing[0].rank:04d}.csv", missing, names, rows)
+    return {task.key: names[task.key] for task in missing}
+
+
+def _write_tasks(folder: Path, name: str, tasks: Sequence[Task], names: dict[str, str], before: Rows) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        shutil.copyfile(task.image, folder / "images" / names[task.key])
+    store = Store(folder)
+    store.write_bytes(name, _batch_csv(tasks, names))
+    store.write_json(TASKS, [*before, *({"key": task.key, "image": names[task.key]} for task in tasks)])
 
 
 def _batch_csv(tasks: Sequence[Task], names: dict[str, str]) -> bytes:
@@ -99,80 +122,14 @@ def _batch_csv(tasks: Sequence[Task], names: dict[str, str]) -> bytes:
     writer.writerow(COLUMNS)
     for task in tasks:
         confidence = "" if task.confidence is None else f"{task.confidence:.2f}"
-        writer.writerow([task.rank, names[task.key], _inert(task.predicted or ""), confidence, "", "", "", task.key])
+        writer.writerow([task.rank, names[task.key], inert(task.predicted or ""), confidence, "", "", "", task.key])
     return text.getvalue().encode()
 
 
-def _inert(text: str) -> str:
-    """Keep a spreadsheet from running a class name as a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def _read_tasks(batch: Path) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = Store(batch).read_json(TASKS)
+def _read_tasks(batch: Path) -> Rows:
+    if not (batch / TASKS).is_file():
+        raise GleanerError(f"{batch / TASKS} is gone: it says which image is which task. Bring the file back.")
+    rows = Store(batch).read_json(TASKS)
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and {"key", "image"} <= r.keys() for r in rows):
+        raise GleanerError(f"{batch / TASKS} was changed: it must be the list that Gleaner wrote. Bring it back.")
     return rows
-
-
-def _events(file: Path, keys: dict[str, str]) -> Iterator[RawEvent]:
-    where = f"{file.parent.name}/{file.name}"
-    seen: Counter[str] = Counter()
-    try:
-        rows = _read_rows(file)
-    except (ValueError, csv.Error, Uninterpretable) as error:
-        yield RawEvent(where, {"file": where, "error": f"{where} cannot be read: {error}"})
-        return
-    for number, row in rows:
-        payload = _payload(row, keys, f"{where}, row {number}")
-        if payload is None:
-            continue
-        name = str(payload.get("key") or f"row {number}")
-        seen[name] += 1
-        yield RawEvent(f"{where}#{name}#{seen[name]}", {"file": where, **payload})
-
-
-def _read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
-    text = file.read_text(encoding="utf-8-sig")
-    if file.suffix == ".json":
-        value = json.loads(text)
-        if isinstance(value, dict):
-            value = [{"image": image, "label": label} for image, label in value.items()]
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            raise Uninterpretable("it must be a list of answers or a mapping from image to label")
-        return list(enumerate(value, start=1))
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    columns = reader.fieldnames or []
-    if "label" not in columns or not {"key", "image"} & set(columns):
-        raise Uninterpretable(
-            f"it needs the columns `label` and `key` or `image`; it has: {', '.join(columns) or 'none'}"
-        )
-    return [(reader.line_num, row) for row in reader]
-
-
-def _payload(row: dict[str, Any], keys: dict[str, str], where: str) -> dict[str, Any] | None:
-    """One row as an answer; None while its label is empty."""
-    label = row.get("label")
-    if label is None or (isinstance(label, str) and not label.strip()):
-        return None
-    image = Path(str(row.get("image") or "")).name
-    key = row.get("key") or keys.get(image)
-    if not key:
-        return {
-            "error": f"{where}: no task for image {image!r}; use the names in batch.csv",
-            "row": {str(k): str(v) for k, v in row.items()},
-        }
-    if not isinstance(label, str):
-        return {"key": str(key), "error": f"{where}: label must be text, not {label!r}"}
-    label = label.strip()
-    skipped = label.lower() == SKIP
-    payload: dict[str, Any] = {
-        "key": str(key),
-        "kind": "skip" if skipped else "label",
-        "label": "" if skipped else label,
-    }
-    payload["annotator"] = str(row.get("annotator") or "")
-    if row.get("seconds") not in (None, ""):
-        try:
-            payload["seconds"] = float(row["seconds"])
-        except (TypeError, ValueError):
-            payload["error"] = f"{where}: seconds must be a number, not {row['seconds']!r}"
-    return payload

@@ -15,7 +15,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.checkpoint import checkpoint
-from tasks.errors import BadInput
+from tasks.errors import BadInput, Unreachable
 from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, read_answer
 
 DATABASE = ".gleaner/oracle.sqlite"
@@ -81,8 +81,9 @@ class Oracle:
     @cached_property
     def instance(self) -> str:
         """Identity of this oracle's database, fixed when it is made."""
-        with closing(self._open()) as db:
-            return f"oracle:{db.execute('SELECT instance FROM server').fetchone()[0]}"
+        with self._open() as db:
+            (name,) = db.execute("SELECT instance FROM server").fetchone()
+        return f"oracle:{name}"
 
     def push(self, tasks: Sequence[Task]) -> list[Receipt]:
         """Create the tasks that are missing, by key, in chunks; one receipt a task."""
@@ -90,7 +91,7 @@ class Oracle:
         missing = [task for task in tasks if task.key not in held]
         for start in range(0, len(missing), CHUNK):
             checkpoint("oracle:create:before")
-            with closing(self._open()) as db, db:
+            with self._open() as db, db:
                 db.executemany(
                     "INSERT INTO task (key, item_id, created) VALUES (?, ?, ?)",
                     [(task.key, task.item_id, time.time()) for task in missing[start : start + CHUNK]],
@@ -104,7 +105,7 @@ class Oracle:
         known = dict(
             zip(*pq.read_table(self.place.known_labels).select(["item_id", "label"]).to_pydict().values(), strict=True)
         )
-        with closing(self._open()) as db:
+        with self._open() as db:
             tasks = db.execute("SELECT id, key, item_id, created FROM task ORDER BY id").fetchall()
         for number, key, item_id, created in tasks:
             payload = self._answer(key, known.get(item_id))
@@ -130,16 +131,21 @@ class Oracle:
         return {"kind": "label", "label": label, "annotator": "oracle", **timing}
 
     def _held(self) -> dict[str, int]:
-        with closing(self._open()) as db:
+        with self._open() as db:
             return dict(db.execute("SELECT key, min(id) FROM task GROUP BY key").fetchall())
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """One request: a connection that is closed afterwards. Raises Unreachable when the database cannot be used."""
         path = self.place.workspace / DATABASE
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(path, timeout=30.0)
-        db.executescript(SCHEMA)
-        with db:
-            db.execute("BEGIN IMMEDIATE")
-            if db.execute("SELECT count(*) FROM server").fetchone()[0] == 0:
-                db.execute("INSERT INTO server VALUES (?)", (uuid.uuid4().hex,))
-        return db
+        try:
+            with closing(sqlite3.connect(path, timeout=30.0)) as db:
+                db.executescript(SCHEMA)
+                with db:
+                    db.execute("BEGIN IMMEDIATE")
+                    if db.execute("SELECT count(*) FROM server").fetchone()[0] == 0:
+                        db.execute("INSERT INTO server VALUES (?)", (uuid.uuid4().hex,))
+                yield db
+        except sqlite3.DatabaseError as error:
+            raise Unreachable(f"the oracle's database {path} cannot be used: {error}.") from error

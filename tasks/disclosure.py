@@ -1,0 +1,68 @@
+"""Searches what a campaign writes down for the secrets of this process's environment (invariant I7).
+
+A variable is secret when its name says so (LABEL_STUDIO_TOKEN, MLFLOW_TRACKING_PASSWORD, AWS_SECRET_ACCESS_KEY …) or
+when it is an address with a password in it. The variable and the file are named, the value never is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks import repository
+from tasks.store import Store
+
+SECRET = re.compile(r"(^|_)(API_?)?(TOKEN|PASSWORD|PASSWD|SECRET|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
+SHORTEST = 8  # characters: shorter values are found everywhere
+#: where the campaign writes text: logs, the tracker's queue and database, reports. The images are hashes' business
+FOLDERS = (".gleaner", "data/report", "data/evaluation", "data/inputs", "data/exchange", "models")
+IMAGES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp", ".img", ".npy")
+
+
+def secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variable -> secret value, of those long enough to be looked for."""
+    found = {name: value for name, value in environment.items() if SECRET.search(name)}
+    for name, value in environment.items():
+        password = _password(value)
+        if password:
+            found[f"{name} (its password)"] = password
+    return {name: value for name, value in sorted(found.items()) if len(value) >= SHORTEST and not Path(value).exists()}
+
+
+def _password(value: str) -> str | None:
+    try:
+        return urlsplit(value).password if "://" in value else None
+    except ValueError:
+        return None
+
+
+def secrets_in_files(store: Store, deep: bool = False) -> Iterator[str]:
+    """Each file that holds a secret of the environment; `deep` looks through every tag too."""
+    wanted = secrets(os.environ)
+    if not wanted:
+        return
+    for path in _files(store):
+        for name, value in wanted.items():
+            if _holds(path, value):
+                yield f"{path.relative_to(store.root)} holds the value of {name}. Change that secret, then remove it."
+    for name, value in wanted.items() if deep and "\n" not in "".join(wanted.values()) else ():
+        for place in repository.search_history(store.root, repository.tags(store.root), value):
+            yield f"{place} holds the value of {name}. Change that secret: git keeps what was committed."
+
+
+def _files(store: Store) -> Iterator[Path]:
+    names = {store.path(name) for name in repository.tracked(store.root)}
+    for folder in FOLDERS:
+        names |= {path for path in store.path(folder).rglob("*") if path.suffix not in IMAGES}
+    yield from sorted(path for path in names if path.is_file() and not path.is_symlink())
+
+
+def _holds(path: Path, value: str) -> bool:
+    if path.stat().st_size == 0:
+        return False
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(value.encode("utf-8", "surrogateescape")) >= 0

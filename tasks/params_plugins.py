@@ -1,0 +1,129 @@
+"""What params.yaml says of plug-ins, checked against their source: names, options, and that they fit together.
+
+    check(params, document)     raises BadInput: params.yaml:41: select.strategy: tasks/strategies has no 'margn'. …
+
+Nothing is imported: a plug-in's options are read from its signature (`tasks/plugins.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tasks import plugins
+from tasks.errors import BadInput, did_you_mean
+from tasks.params_text import Document, clip
+
+if TYPE_CHECKING:
+    from tasks.params import Params
+
+#: key in params.yaml -> (plug-in folder, key of its options)
+PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {
+    ("source", "kind"): ("sources", "options"),
+    ("embed", "backbone"): ("backbones", "options"),
+    ("train", "network"): ("networks", "options"),
+    ("select", "strategy"): ("strategies", "options"),
+    ("select", "cold_start"): ("strategies", None),
+    ("labeling", "tool"): ("labeling", "options"),
+    ("track", "tool"): ("trackers", None),
+}
+COLD_START_EVIDENCE = {"features", "labeled_features", "count", "k", "rng"}
+PIXEL_NETWORKS = ("cnn",)  # they learn from the images themselves, not from a backbone's features
+TYPES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", list: "a list of texts"}
+
+
+def check(params: Params, document: Document) -> None:
+    """Raise BadInput that names every plug-in or option that does not exist or fit."""
+    problems = list(_each(params, document)) or list(_together(params, document))
+    if problems:
+        raise BadInput("\n".join(problems))
+
+
+def _each(params: Params, document: Document) -> Iterator[str]:
+    for (section, key), (folder, options_key) in PLUGIN_KEYS.items():
+        settings = getattr(params, section)
+        options = getattr(settings, options_key) if options_key else {}
+        yield from _plugin(document, folder, getattr(settings, key), (section, key), options, (section, "options"))
+    for name, setting in params.monitor.items():
+        at = ("monitor", name)
+        yield from _plugin(document, "checks", name, at, setting.limits, at)
+
+
+def _plugin(
+    document: Document,
+    folder: str,
+    name: str,
+    at: tuple[str, ...],
+    options: dict[str, Any],
+    options_at: tuple[str, ...],
+) -> Iterator[str]:
+    try:
+        known = plugins.entry_point(folder, name).options
+    except BadInput as error:
+        yield f"{document.where(at)}: {error}"
+        return
+    for option, value in options.items():
+        where = document.where((*options_at, option))
+        if option not in known:
+            allowed = [*known, "severity"] if folder == "checks" else list(known)
+            yield (
+                f"{where}: {name} has no such option. Allowed: {', '.join(sorted(allowed)) or 'none'}."
+                f"{did_you_mean(option, allowed)}"
+            )
+        elif known[option] is not None and not _fits(value, known[option]):
+            yield f"{where}: must be {TYPES[type(known[option])]} (default {known[option]!r}), not {clip(value)}."
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and abs(value) < 1e300 and not math.isnan(value)
+    if isinstance(default, list):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, type(default))
+
+
+def _together(params: Params, document: Document) -> Iterator[str]:
+    yield from _strategy_fits_network(params, document)
+    yield from _cold_start_needs_no_model(params, document)
+    network, backbone = params.train.network, params.embed.backbone
+    if network in PIXEL_NETWORKS and backbone != "pixels":
+        yield (
+            f"{document.where(('train', 'network'))}: {network!r} learns from pixels, but embed.backbone is {backbone!r}. "
+            "Set embed.backbone: pixels, or train.network: mlp."
+        )
+
+
+def _strategy_fits_network(params: Params, document: Document) -> Iterator[str]:
+    select, network = params.select, params.train.network
+    needs = plugins.entry_point("strategies", select.strategy).evidence
+    where = document.where(("select", "strategy"))
+    for evidence, ability in (("samples", "sample"), ("embeddings", "embed")):
+        if evidence in needs and ability not in plugins.functions_of("networks", network):
+            able = [n for n in plugins.names("networks") if ability in plugins.functions_of("networks", n)]
+            yield (
+                f"{where}: {select.strategy!r} needs {evidence}, which train.network {network!r} does not give. "
+                f"Networks that do: {', '.join(able)}."
+            )
+    dropout = params.train.options.get("dropout")
+    if "samples" in needs and dropout is not None and dropout <= 0:
+        yield (
+            f"{where}: {select.strategy!r} needs samples that differ, but train.options.dropout is {dropout}. "
+            "Set it above 0."
+        )
+
+
+def _cold_start_needs_no_model(params: Params, document: Document) -> Iterator[str]:
+    needs = set(plugins.entry_point("strategies", params.select.cold_start).evidence) - COLD_START_EVIDENCE
+    if needs:
+        able = [n for n in plugins.names("strategies") if _without_model(n)]
+        yield (
+            f"{document.where(('select', 'cold_start'))}: {params.select.cold_start!r} needs a trained model "
+            f"({', '.join(sorted(needs))}). Allowed: {', '.join(able)}."
+        )
+
+
+def _without_model(strategy: str) -> bool:
+    return set(plugins.entry_point("strategies", strategy).evidence) <= COLD_START_EVIDENCE
