@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -34,6 +35,23 @@ def here(path: str) -> Path:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"gleaner {version('gleaner')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -248,7 +266,7 @@ def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")]
 def main() -> None:
     """Entry point: errors as one message, exit codes as documented."""
     try:
-        app()
+        app(prog_name="gleaner")
     except GleanerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -9,6 +9,7 @@ No flow waits in memory for people: a tick with nothing due ends at once, and th
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,16 +90,24 @@ def track(campaign: Campaign) -> list[str]:
     return problems
 
 
+def _silent(step: str) -> None:
+    return None
+
+
+#: told the name of each step as it begins; the command line shows a bar with it
+ON_STEP: ContextVar[Callable[[str], None]] = ContextVar("ON_STEP", default=_silent)
+
+
 def _run_name() -> str:
-    return f"{Path(flow_run.parameters['workspace']).name}: tick"
+    root = Path(flow_run.parameters["workspace"])
+    return f"{root.resolve().name}: iteration {len(repository.tags(root))}"
 
 
-@flow(name="tick", flow_run_name=_run_name, validate_parameters=False)
-def tick(workspace: str, on_step: Callable[[str, int], None] | None = None) -> Tick:
+@flow(name="tick", flow_run_name=_run_name)
+def tick(workspace: str) -> Tick:
     """Recover, poll, and run one iteration if one is due. Raises Blocked when a check refuses the batch."""
     root = Path(workspace)
     with open_campaign(root, "tick") as campaign:
-        step = on_step or _silent
         recovered = finish_exported(campaign)
         if recovered is not None:
             return _finished(campaign, recovered, "an iteration that was interrupted is finished")
@@ -107,23 +116,20 @@ def tick(workspace: str, on_step: Callable[[str, int], None] | None = None) -> T
         if not verdict.now:
             get_run_logger().info("nothing is due: %s", verdict.why)
             return Tick(None, verdict.why)
-        closed = _iterate(campaign, step)
+        closed = _iterate(campaign)
         return _finished(campaign, closed, verdict.why)
 
 
-def _silent(step: str, number: int) -> None:
-    return None
-
-
-def _iterate(campaign: Campaign, step: Callable[[str, int], None]) -> Closed | None:
-    step("import labels", -1)
+def _iterate(campaign: Campaign) -> Closed | None:
+    step = ON_STEP.get()
+    step("import labels")
     number = import_labels(campaign)
     for stage in versions.stage_order(campaign.root):
-        step(stage, number)
+        step(stage)
         run_stage(campaign, stage, number)
-    step("validate tables", number)
+    step("validate tables")
     validate_tables(campaign)
-    step("export", number)
+    step("export")
     return export_batch(campaign)
 
 

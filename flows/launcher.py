@@ -18,6 +18,9 @@ def main() -> int:
     arguments = sys.argv[1:]
     workspace, rest = _split(arguments)
     home = Path(__file__).resolve().parent.parent
+    if workspace == "":
+        print("error: --workspace needs a folder.", file=sys.stderr)
+        return 2
     if not rest or rest[0] in ANYWHERE:
         code = home
     else:
@@ -44,7 +47,7 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     remaining = iter(arguments)
     for argument in remaining:
         if argument in ("--workspace", "-w"):
-            workspace = next(remaining, "--workspace without a folder")
+            workspace = next(remaining, "")
         elif argument.startswith("--workspace="):
             workspace = argument.partition("=")[2]
         else:

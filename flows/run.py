@@ -61,11 +61,15 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
 
 
 def _tick(root: Path, title: str) -> Tick:
-    from flows.iterate import tick
+    from flows.iterate import ON_STEP, tick
 
     settings.quiet_console()
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
-        return tick(str(root), step)
+        before = ON_STEP.set(step)
+        try:
+            return tick(str(root))
+        finally:
+            ON_STEP.reset(before)
 
 
 class _Steps:
@@ -73,9 +77,11 @@ class _Steps:
 
     def __init__(self, bar: Progress, title: str, total: int) -> None:
         self._bar, self._task = bar, bar.add_task(title, total=total, step="starting Prefect")
+        self._begun = 0
 
-    def __call__(self, step: str, number: int) -> None:
-        self._bar.update(self._task, step=step, advance=0 if number < 0 else 1)
+    def __call__(self, step: str) -> None:
+        self._bar.update(self._task, step=step, completed=self._begun)
+        self._begun += 1
 
     def finish(self) -> None:
         """Fill the bar."""

@@ -28,6 +28,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     commands = [_mlflow(folder, ports[0]), _prefect(ports[1])]
     logs = [folder / "mlflow-server.log", folder / "prefect-server.log"]
     health = [f"http://{HOST}:{ports[0]}/health", f"http://{HOST}:{ports[1]}/api/health"]
+    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{ports[1]}/api"  # the page asks there, not at 4200
     servers = [_start(command, log) for command, log in zip(commands, logs, strict=True)]
     try:
         for server, url, log in zip(servers, health, logs, strict=True):

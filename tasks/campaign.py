@@ -15,15 +15,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tasks import leftovers, plugins, repository
 from tasks import params as parameters
-from tasks import plugins, repository, versions
 from tasks.errors import BadInput, GleanerError
 from tasks.labeling import LabelingTool, Place
 from tasks.ledger import Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
 from tasks.params import Params
 from tasks.pool import PoolInfo, read_info
-from tasks.store import Store, disk_errors, remove_folder, unfinished
+from tasks.store import Store, disk_errors
 from tasks.tables import KNOWN_LABELS
 
 IDENTITY = "data/campaign.json"
@@ -100,9 +100,7 @@ def open_campaign(root: Path, purpose: str, now: Callable[[], str] = utc_now) ->
     fresh = not repository.tags(root)
     require_ledger(store.path(LEDGER), fresh)
     with disk_errors(root), campaign_lock(root, purpose):
-        versions.clear_stale_locks(root)
-        for leftover in unfinished(root):
-            remove_folder(leftover)
+        leftovers.clear(root)
         repository.require_clean(root)
         with open_ledger(store.path(LEDGER), now, create=fresh) as ledger:
             identity = store.read_json(IDENTITY)["id"]

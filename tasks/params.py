@@ -34,6 +34,13 @@ class Campaign(Section):
     name: str = Field(min_length=1, max_length=100)
     seed: int = Field(ge=0, lt=2**32)
 
+    @field_validator("name")
+    @classmethod
+    def _can_be_shown(cls, name: str) -> str:
+        if not name.isprintable() or name != name.strip():
+            raise ValueError(f"{name!r} cannot be shown: no outer spaces, line ends or control signs.")
+        return name
+
 
 class Source(Section):
     """Where images come from."""

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, repository, snapshot, versions
+from tasks import artefacts, leftovers, repository, snapshot, versions
 from tasks.campaign import IDENTITY, LEDGER, mint, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.ledger import Ledger
@@ -64,7 +64,7 @@ def fork(root: Path) -> str:
     store = Store(root)
     with disk_errors(root), campaign_lock(root, "fork"):
         listed = _copied(store)
-        versions.clear_stale_locks(root)
+        leftovers.clear(root)
         if not store.exists(f"{snapshot.FOLDER}/iteration.parquet"):
             versions.fetch(root)
             versions.checkout(root)

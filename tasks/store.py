@@ -71,8 +71,11 @@ class Store:
             raise GleanerError(f"{path} is not valid JSON: {error}.") from None
 
     def write_json(self, relative: str, value: Any) -> None:
-        """Write JSON atomically: sorted keys, no NaN, the same bytes for the same value."""
-        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        """Write JSON atomically: sorted keys, the same bytes for the same value. Raises GleanerError for a NaN."""
+        try:
+            text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise GleanerError(f"{relative} is not written: {error} (NaN and infinity are not numbers).") from None
         self.write_bytes(relative, text.encode() + b"\n")
 
     def write_bytes(self, relative: str, content: bytes) -> None:
@@ -84,7 +87,7 @@ class Store:
         """Map an NPY file into memory, read-only."""
         try:
             return np.load(self.path(relative), mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise GleanerError(f"{self.path(relative)} cannot be read: {error}.") from None
 
     def write_array(self, relative: str, array: Array) -> None:
@@ -145,7 +148,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`; a crash between leaves one of them under its name."""
+    """Put folder `new` in the place of `target`.
+
+    A crash between the two renames leaves the old one as `.target.old`; building `new` and calling again repairs it.
+    """
     old = target.with_name(f".{target.name}.old")
     for path in sorted(new.rglob("*")):
         if path.is_file():
@@ -157,15 +163,6 @@ def replace_folder(new: Path, target: Path) -> None:
     os.replace(new, target)
     flush_folder(target.parent)
     remove_folder(old)
-
-
-def unfinished(root: Path) -> list[Path]:
-    """Files and folders of a workspace that a dead process was still writing; each will be written again."""
-    places = ("", "data/**/", "models/**/", ".gleaner/", ".gleaner/serving/*/", ".gleaner/tracking/")
-    files = (f"*{TEMPORARY}", f".*{TEMPORARY}")
-    folders = [f"{place}.*{end}" for place in ("data/", ".gleaner/tracking/") for end in (".new", ".old")]
-    patterns = [f"{place}{name}" for place in places for name in files] + folders + [".gleaner/*.rebuilding*"]
-    return sorted({path for pattern in patterns for path in root.glob(pattern)})
 
 
 def remove_folder(path: Path) -> None:

@@ -21,13 +21,13 @@ from tasks import artefacts, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.ledger import open_ledger
+from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
 from tasks.pointers import POINTERS, Missing, data_hashes, listed_files
 from tasks.serving import FOLDER as SERVING
-from tasks.store import Store, sha256, unfinished
+from tasks.store import Store, sha256
 from tasks.tables import LABELS
 from tasks.verify_ledger import CHECKS, forked_at
-from tasks.versions import stale_locks
 
 MANY = 20  # violations of one invariant that are listed; the rest is counted
 #: what reading a damaged file can raise beside GleanerError (a damaged Parquet file: ValueError)

@@ -6,17 +6,19 @@ Stages run one at a time through DVC's own API; what they print goes to a log. D
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Busy, GleanerError, Unreachable
+from tasks.errors import GleanerError, Unreachable
 from tasks.repository import commit, git
+from tasks.store import disk_error, disk_errors
 
 SETTINGS = (
     ("core", "analytics", "false"),
@@ -24,11 +26,6 @@ SETTINGS = (
     ("core", "check_update", "false"),
     ("cache", "type", "reflink,hardlink,copy"),
 )
-#: left behind by a killed git or DVC
-STALE = {
-    "git": (".git/*.lock", ".git/refs/**/*.lock"),
-    "dvc": (".dvc/tmp/rwlock", ".dvc/tmp/rwlock.lock", ".dvc/tmp/lock"),
-}
 WORKSPACE = "workspace"  # the remote that is the workspace's own cache
 
 
@@ -49,6 +46,7 @@ def configure(root: Path, home: Path) -> None:
     """DVC's settings for a workspace. The default remote is the workspace's own cache, for clones on this machine."""
     from dvc.config import Config
 
+    _any_path_in_settings()
     config = Config(str(root / ".dvc"), validate=False)
     with config.edit("repo") as settings:
         for section, key, value in SETTINGS:
@@ -57,11 +55,19 @@ def configure(root: Path, home: Path) -> None:
         settings["core"].setdefault("remote", WORKSPACE)
 
 
+def _any_path_in_settings() -> None:
+    """DVC reads its settings as UTF-8 and writes them as ASCII (configobj 5): a folder `/home/jürgen` would stop it."""
+    from configobj import OPTION_DEFAULTS  # type: ignore[import-untyped]
+
+    OPTION_DEFAULTS["default_encoding"] = "utf-8"
+
+
 def clone(root: Path, target: Path, name: str) -> None:
     """Clone a tag, code and data, into a new folder whose bytes are its own.
 
     Data comes from the workspace's cache, else from its remote. Raises GleanerError when neither holds all of it.
     """
+    _any_path_in_settings()
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
     with _dvc(target) as repo, repo.config.edit("local") as settings:
         settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
@@ -78,47 +84,6 @@ def clone(root: Path, target: Path, name: str) -> None:
         f"the data of {name} cannot be brought back, nothing was made. From {root}/.dvc/cache: {problems[0]}. "
         f"From the remote {_remote(target)[1]}: {problems[1]}. `gleaner verify` names what is missing."
     )
-
-
-def clear_stale_locks(root: Path) -> None:
-    """Remove what a killed git or DVC left behind. Call only while holding the campaign's lock.
-
-    Raises Busy when a git or DVC that somebody started by hand is at work in the workspace.
-    """
-    for program, patterns in STALE.items():
-        found = [path for pattern in patterns for path in root.glob(pattern)]
-        holder = _at_work(root, program) if found else None
-        if holder is not None:
-            raise Busy(f"{root} is in use: {holder}. Run the command again when that has ended.")
-        for path in found:
-            path.unlink(missing_ok=True)
-
-
-def stale_locks(root: Path) -> list[Path]:
-    """Lock files that would stop git or DVC (after each command DVC leaves others, which hold nothing)."""
-    rwlock = root / ".dvc/tmp/rwlock"
-    found = [path for pattern in STALE["git"] for path in root.glob(pattern)]
-    return sorted(found) + [rwlock] * (rwlock.exists() and _held(rwlock))
-
-
-def _held(rwlock: Path) -> bool:
-    try:
-        return any(json.loads(rwlock.read_text(encoding="utf-8") or "{}").values())
-    except (OSError, ValueError, AttributeError):
-        return True
-
-
-def _at_work(root: Path, program: str) -> str | None:
-    """A living process of a program in the workspace (a pid in a lock file may be somebody else's by now)."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-            inside = (process / "cwd").resolve().is_relative_to(root.resolve())
-        except OSError:
-            continue
-        if inside and program in {Path(argument).name for argument in arguments[:3]}:
-            return f"`{' '.join(arguments).strip()}`, process {process.name}"
-    return None
 
 
 def reproduce(root: Path, stage: str, log: Path) -> bool:
@@ -166,23 +131,37 @@ def _dvc_environment(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _dvc(root: Path) -> Iterator[Any]:
+    from diskcache import Timeout  # type: ignore[import-untyped]
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     root = root.resolve()
     with _dvc_environment(root):
         try:
-            with chdir(root), Repo(str(root)) as repo:  # DVC takes paths relative to where the process stands
+            with (
+                disk_errors(root),
+                chdir(root),
+                Repo(str(root)) as repo,
+            ):  # DVC takes paths relative to where the process stands
+                _give_up_on_full_disks(repo.state)
                 yield repo
         except DvcException as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise GleanerError(f"DVC in {root}: {error}{cause}") from error
-        except OSError as error:
-            raise GleanerError(
-                f"DVC in {root}: {error.strerror or error}: {error.filename}. Nothing was tagged."
-            ) from error
-        except sqlite3.Error as error:  # of DVC's own cache of file states
-            raise GleanerError(f"DVC in {root}: {error}. Free some disk space. Nothing was tagged.") from error
+        except (sqlite3.Error, Timeout) as error:  # of DVC's own database of file states
+            raise disk_error(OSError(errno.ENOSPC, f"DVC's database takes no more ({error})"), root) from error
+
+
+def _give_up_on_full_disks(state: Any) -> None:
+    """DVC's database of file states tries for ever to write to a full disk (seen with diskcache 5.6): once is enough."""
+    for name in ("hashes", "links"):
+        cache = getattr(state, name, None)
+        if cache is not None:
+            cache._transact = partial(_once, cache._transact)
+
+
+def _once(transact: Callable[..., Any], retry: bool = False, filename: str | None = None) -> Any:
+    return transact(False, filename)
 
 
 def add_data(root: Path, paths: Sequence[str]) -> None:

@@ -63,14 +63,23 @@ def set_value(text: str, section: str, key: str, value: str | float | list[str] 
     if found is None:
         return _insert(text, document, section, f"{key}: {_quoted(value)}")
     start, end = _span(text, found[1])
+    colon = text.index(":", found[0].end_mark.index) + 1
+    if isinstance(found[1], CollectionNode) and not found[1].flow_style:
+        return _instead_of_block(text, colon, end, _quoted(value))
     if start == end:  # no value: what follows the colon may be the next line
-        start = end = text.index(":", found[0].end_mark.index) + 1
+        start = end = colon
     old, rest = text[start:end], text[end:]
     gap = len(rest) - len(rest.lstrip(" "))
     new = _quoted(value)
     if gap and rest[gap:].startswith("#"):  # the comment stays in its column where there is room
         rest = " " * max(1, gap + len(old) - len(new)) + rest[gap:]
     return text[:start] + (" " if text[start - 1] == ":" else "") + new + rest
+
+
+def _instead_of_block(text: str, colon: int, end: int, new: str) -> str:
+    """Put a value behind the colon and leave the lines of the old one out."""
+    key_line, last_line = text.index("\n", colon) + 1, text.find("\n", end) + 1
+    return f"{text[:colon]} {new}{text[colon:key_line]}{text[last_line:] if last_line else ''}"
 
 
 def _insert(text: str, document: Document, section: str, line: str) -> str:

@@ -204,6 +204,8 @@ WRONG = [
     ("campaign", "name", '""', "must not be empty"),
     ("campaign", "name", "x" * 101, "at most 100 characters"),
     ("campaign", "name", "[a]", "must be text"),
+    ("campaign", "name", '"a\\u0000"', "cannot be shown"),
+    ("campaign", "name", '" "', "cannot be shown"),
     ("pool", "mode", "RGBA", "must be one of L, RGB, not 'RGBA'. Did you mean 'RGB'?"),
     ("pool", "size", "1025", "at least 1 and at most 1024, not 1025"),
     ("holdout", "share", "1.0", "at least 0.0 and less than 1.0"),

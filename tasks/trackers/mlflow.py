@@ -163,7 +163,7 @@ def _parent(client: Any, experiment: str, record: IterationRecord) -> str:
     runs = _search(client, experiment, tags)
     if runs:
         return str(runs[0].info.run_id)
-    run = client.create_run(experiment, tags=tags, run_name=f"{record.name} {record.campaign[:8]}")
+    run = client.create_run(experiment, tags=tags, run_name=record.campaign)
     return str(run.info.run_id)
 
 
