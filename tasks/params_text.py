@@ -180,6 +180,8 @@ def explain(document: Document, model: type[BaseModel], error: ErrorDetails) -> 
     if kind == "literal_error":
         names = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{where}: must be one of {', '.join(names)}, not {clip(given)}.{did_you_mean(str(given), names)}"
+    if kind == "value_error":
+        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
     hint = _hint(kind, given)
     bounds = _bounds(model, location)
     if kind in KINDS:
@@ -187,8 +189,7 @@ def explain(document: Document, model: type[BaseModel], error: ErrorDetails) -> 
     elif bounds:
         what = f"must be {bounds}" + (" characters" if kind == "string_too_long" else "")
     else:
-        what = error["msg"].removeprefix("Value error, ")
-        return f"{where}: {what}"
+        what = error["msg"][0].lower() + error["msg"][1:]
     return f"{where}: {what}, not {clip(given)}.{hint}"
 
 

@@ -46,20 +46,29 @@ def configure(root: Path, home: Path) -> None:
     """DVC's settings for a workspace. The default remote is the workspace's own cache, for clones on this machine."""
     from dvc.config import Config
 
-    _any_path_in_settings()
     config = Config(str(root / ".dvc"), validate=False)
-    with config.edit("repo") as settings:
+    with _edit(config, "repo") as settings:
         for section, key, value in SETTINGS:
             settings.setdefault(section, {})[key] = value
         settings.setdefault("remote", {})[WORKSPACE] = {"url": str(home.resolve() / ".dvc" / "cache")}
         settings["core"].setdefault("remote", WORKSPACE)
 
 
-def _any_path_in_settings() -> None:
-    """DVC reads its settings as UTF-8 and writes them as ASCII (configobj 5): a folder `/home/jürgen` would stop it."""
-    from configobj import OPTION_DEFAULTS  # type: ignore[import-untyped]
+@contextmanager
+def _edit(config: Any, level: str) -> Iterator[Any]:
+    """Edit DVC's settings. It reads them as UTF-8 and writes them as ASCII: a folder `/home/jürgen` would stop it."""
+    import configobj  # type: ignore[import-untyped]
 
-    OPTION_DEFAULTS["default_encoding"] = "utf-8"
+    class InUtf8(configobj.ConfigObj):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{"default_encoding": "utf-8", **options})
+
+    ascii_only, configobj.ConfigObj = configobj.ConfigObj, InUtf8
+    try:
+        with config.edit(level) as settings:
+            yield settings
+    finally:
+        configobj.ConfigObj = ascii_only
 
 
 def clone(root: Path, target: Path, name: str) -> None:
@@ -67,9 +76,8 @@ def clone(root: Path, target: Path, name: str) -> None:
 
     Data comes from the workspace's cache, else from its remote. Raises GleanerError when neither holds all of it.
     """
-    _any_path_in_settings()
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
-    with _dvc(target) as repo, repo.config.edit("local") as settings:
+    with _dvc(target) as repo, _edit(repo.config, "local") as settings:
         settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
     problems = []
     for source in ("source", None):

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +41,10 @@ def run_in_child(
 
 
 def start(
-    action: Action,
-    root: Path,
-    *,
-    kill_at: int = 0,
-    twin: Callable[[], None] | None = None,
-    barrier: Any = None,
-    name: str = "child",
+    action: Action, root: Path, *, kill_at: int = 0, twin: Callable[[], None] | None = None, barrier: Any = None
 ) -> Callable[[], Ended]:
     """Start `action(root)` in a fresh process; the result waits for its end."""
-    notes = Path(os.environ.get("NOTES", root.parent)) / f"{root.name}.{name}"
-    for path in (notes.with_suffix(".passed"), notes.with_suffix(".ended")):
-        path.unlink(missing_ok=True)
+    notes = Path(tempfile.mkdtemp())
     process = context().Process(target=_child, args=(action, str(root), kill_at, twin, barrier, str(notes)))
     process.start()
     return lambda: _end(process, notes)
@@ -67,7 +60,7 @@ def context() -> Any:
 def _child(action: Action, root: str, kill_at: int, twin: Callable[[], None] | None, barrier: Any, notes: str) -> None:
     restart()
     os.environ["GLEANER_KILL_AT"] = str(kill_at)
-    os.environ["GLEANER_CHECKPOINTS"] = str(Path(notes).with_suffix(".passed"))
+    os.environ["GLEANER_CHECKPOINTS"] = str(Path(notes) / "passed")
     if twin is not None:
         twin()
     if barrier is not None:
@@ -80,12 +73,12 @@ def _child(action: Action, root: str, kill_at: int, twin: Callable[[], None] | N
             "text": str(error),
             "kinds": [kind.__name__ for kind in type(error).__mro__],
         }
-    Path(notes).with_suffix(".ended").write_text(json.dumps(value))
+    (Path(notes) / "ended").write_text(json.dumps(value))
 
 
 def _end(process: Any, notes: Path) -> Ended:
     process.join(180)
-    log, result = notes.with_suffix(".passed"), notes.with_suffix(".ended")
+    log, result = notes / "passed", notes / "ended"
     passed = log.read_text().split("\n")[:-1] if log.exists() else []
     if process.exitcode == -signal.SIGKILL:
         return Ended(True, "", "", (), passed)

@@ -89,8 +89,12 @@ def test_recomputing_an_iteration_gives_the_same_bytes(campaign: Path, tmp_path:
 
 def test_prefect_shows_a_run_an_iteration_and_a_task_a_stage(campaign: Path) -> None:
     with sqlite3.connect(campaign / ".gleaner/prefect/prefect.db") as db:
-        flows = [row[0] for row in db.execute("SELECT name FROM flow_run WHERE state_type = 'COMPLETED' ORDER BY start_time")]
-        tasks = [row[0] for row in db.execute("SELECT name FROM task_run WHERE state_type = 'COMPLETED' ORDER BY start_time")]
+        flows = [
+            row[0] for row in db.execute("SELECT name FROM flow_run WHERE state_type = 'COMPLETED' ORDER BY start_time")
+        ]
+        tasks = [
+            row[0] for row in db.execute("SELECT name FROM task_run WHERE state_type = 'COMPLETED' ORDER BY start_time")
+        ]
         artifacts = {row[0] for row in db.execute("SELECT type FROM artifact")}
     assert flows == [f"workspace: iteration {n}" for n in range(3)]
     order = ["embed", "train", "score", "select", "evaluate", "monitor", "report", "validate tables", "export", "track"]
@@ -141,7 +145,11 @@ def test_a_blocking_finding_keeps_the_batch_back_until_it_is_accepted(campaign: 
     copy = tmp_path / "copy"
     shutil.copytree(campaign, copy, symlinks=True)
     params = copy / "params.yaml"
-    params.write_text(params.read_text().replace("  score_gap:\n    severity: warn", "  score_gap:\n    severity: block\n    limit: 0.0\n    sigmas: 0.0"))
+    params.write_text(
+        params.read_text().replace(
+            "  score_gap:\n    severity: warn", "  score_gap:\n    severity: block\n    limit: 0.0\n    sigmas: 0.0"
+        )
+    )
     out = gleaner("tick", "--workspace", str(copy), expect=3)
     assert "score_gap" in out
     assert "--accept" in out
@@ -201,5 +209,3 @@ def test_a_tick_against_a_prefect_server(campaign: Path, tmp_path: Path, prefect
     assert "iteration 3: 6 tasks sent" in out
     runs = httpx.post(f"{prefect_server}/flow_runs/filter", json={}).json()
     assert [run["name"] for run in runs] == ["copy: iteration 3"]
-
-
