@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= workspaces/demo
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help run test test-all check format bench ui lock clean
+.PHONY: help run test test-slow test-all check format bench ui lock clean
 
 help:                ## this text
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):[^#]*##/\1\t/'
@@ -26,8 +26,10 @@ run: $(READY)        ## a whole campaign on real images, in workspaces/demo
 test: $(READY)       ## the tests (minutes)
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)   ## the tests and the slow ones
-	$(PYTEST)
+test-slow: $(READY)  ## only the slow tests
+	$(PYTEST) -m slow
+
+test-all: test test-slow ## the tests and the slow ones
 
 check: $(READY)      ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -18,12 +18,13 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
-from tasks import repository, tracking, versions
+from monitoring.evidence import alarming, from_json
+from tasks import plugins, repository, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.errors import GleanerError, Unreachable
-from tasks.export import Closed, export, finish_exported
+from tasks.export import FINDINGS, Closed, export, finish_exported
 from tasks.import_labels import due, open_iteration, poll
 
 LOGS = ".gleaner/logs"
@@ -75,6 +76,14 @@ def validate_tables(campaign: Campaign) -> None:
         raise GleanerError("tables are not valid, nothing was exported:\n" + "\n".join(report.problems()))
 
 
+@task(name="alert", task_run_name="alert", cache_policy=NO_CACHE)
+def alert(campaign: Campaign) -> tuple[str, ...]:
+    """Tell people what the checks found; returns one line a finding."""
+    findings = from_json(campaign.store.read_json(FINDINGS))
+    plugins.find("alerts", "log").send(findings, logger="prefect.task_runs")
+    return tuple(f"{finding.check}: {finding.what} {finding.todo}" for finding in alarming(findings))
+
+
 @task(name="export", task_run_name="export", retry_condition_fn=_worth_retrying, **OUTSIDE)
 def export_batch(campaign: Campaign) -> Closed | None:
     """Gate, export, snapshot, commit, tag."""
@@ -116,25 +125,26 @@ def tick(workspace: str) -> Tick:
         if not verdict.now:
             get_run_logger().info("nothing is due: %s", verdict.why)
             return Tick(None, verdict.why)
-        closed = _iterate(campaign)
-        return _finished(campaign, closed, verdict.why)
+        closed, found = _iterate(campaign)
+        return _finished(campaign, closed, verdict.why, found)
 
 
-def _iterate(campaign: Campaign) -> Closed | None:
+def _iterate(campaign: Campaign) -> tuple[Closed | None, tuple[str, ...]]:
     step = ON_STEP.get()
     step("import labels")
     number = import_labels(campaign)
     for stage in versions.stage_order(campaign.root):
         step(stage)
         run_stage(campaign, stage, number)
+    found = alert(campaign)
     step("validate tables")
     validate_tables(campaign)
     step("export")
-    return export_batch(campaign)
+    return export_batch(campaign), found
 
 
-def _finished(campaign: Campaign, closed: Closed | None, why: str) -> Tick:
-    warnings = track(campaign)
+def _finished(campaign: Campaign, closed: Closed | None, why: str, found: tuple[str, ...] = ()) -> Tick:
+    warnings = [*found, *track(campaign)]
     if closed is not None:
         _artifacts(campaign, closed)
     return Tick(closed, why, tuple(warnings))

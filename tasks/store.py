@@ -86,9 +86,10 @@ class Store:
     def read_array(self, relative: str) -> Array:
         """Map an NPY file into memory, read-only."""
         try:
-            return np.load(self.path(relative), mmap_mode="r", allow_pickle=False)
+            array: Array = np.load(self.path(relative), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise GleanerError(f"{self.path(relative)} cannot be read: {error}.") from None
+        return array
 
     def write_array(self, relative: str, array: Array) -> None:
         """Write an NPY file atomically."""
@@ -101,9 +102,10 @@ class Store:
         from safetensors.numpy import load_file
 
         try:
-            return load_file(self.path(relative))
+            tensors: dict[str, Array] = load_file(self.path(relative))
         except (FileNotFoundError, SafetensorError) as error:
             raise GleanerError(f"{self.path(relative)} is not a readable safetensors file: {error}.") from None
+        return tensors
 
     def write_tensors(self, relative: str, tensors: dict[str, Array]) -> None:
         """Write arrays as a safetensors file, atomically."""

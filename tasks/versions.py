@@ -77,20 +77,23 @@ def clone(root: Path, target: Path, name: str) -> None:
     Data comes from the workspace's cache, else from its remote. Raises GleanerError when neither holds all of it.
     """
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
+    now = _remote(root)  # the tag names the remote of its own time
     with _dvc(target) as repo, _edit(repo.config, "local") as settings:
         settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
+        if now:
+            settings["remote"]["now"] = {key: value for key, value in now.items() if key != "name"}
     problems = []
-    for source in ("source", None):
+    for source in ("source", "now", None) if now else ("source", None):
         try:
             with _output_to(Path(os.devnull)), _dvc(target) as repo:
                 repo.fetch(remote=source)
                 repo.checkout(force=True)
             return
         except GleanerError as error:
-            problems.append(str(error).partition(": ")[2].split("\nIs your cache")[0].replace("\n", ", "))
+            problems.append(str(error).partition(": ")[2].split("\nIs your cache")[0].replace("\n", " "))
     raise GleanerError(
         f"the data of {name} cannot be brought back, nothing was made. From {root}/.dvc/cache: {problems[0]}. "
-        f"From the remote {_remote(target)[1]}: {problems[1]}. `gleaner verify` names what is missing."
+        f"From the remote {now.get('url', 'of its time')}: {problems[1]}. `gleaner verify` names what is missing."
     )
 
 
@@ -215,18 +218,18 @@ def fetch(root: Path) -> None:
 
 def remote(root: Path) -> str | None:
     """The URL of the remote that iterations are pushed to, None when the workspace's own cache is all there is."""
-    name, url = _remote(root)
-    return None if name == WORKSPACE else url
+    settings = _remote(root)
+    return str(settings["url"]) if settings and settings["name"] != WORKSPACE else None
 
 
-def _remote(root: Path) -> tuple[str | None, str | None]:
-    """Name and URL of the default remote."""
+def _remote(root: Path) -> dict[str, Any]:
+    """The settings of the default remote with its name, {} when there is none."""
     from dvc.config import Config
 
     config = Config(str(root / ".dvc"))
     name = config["core"].get("remote")
-    url = config["remote"].get(name, {}).get("url") if name else None
-    return name, None if url is None else str(url)
+    settings = config["remote"].get(name, {}) if name else {}
+    return {**settings, "url": str(settings["url"]), "name": name} if "url" in settings else {}
 
 
 def push(root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,23 @@ def closed_iteration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_workspace(folder / "workspace", image_folder(folder / "images"))
     run_child(root, 2)
     return root
+
+
+#: optional parts that tests may skip without; GLEANER_REQUIRE=fashion-mnist,shared-data makes a skip a failure
+OPTIONAL = ("fashion-mnist", "shared-data", "small-disk")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that skips for an optional part fails where GLEANER_REQUIRE names that part."""
+    report = yield
+    required = set(filter(None, os.environ.get("GLEANER_REQUIRE", "").split(",")))
+    if report.skipped and call.excinfo is not None:
+        reason = str(call.excinfo.value)
+        missing = sorted(name for name in required if reason.startswith(f"{name}:"))
+        if missing:
+            report.outcome = "failed"
+            report.longrepr = f"GLEANER_REQUIRE names {missing[0]}, and the test was skipped: {reason}"
+    return report

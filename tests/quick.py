@@ -66,7 +66,8 @@ def edit(root: Path, changes: dict[str, Any]) -> None:
     path = root / "params.yaml"
     text = path.read_text()
     for name, value in changes.items():
-        text = set_value(text, *name.split("."), value)
+        section, key = name.split(".")
+        text = set_value(text, section, key, value)
     path.write_text(text)
 
 

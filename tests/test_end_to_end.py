@@ -97,8 +97,20 @@ def test_prefect_shows_a_run_an_iteration_and_a_task_a_stage(campaign: Path) -> 
         ]
         artifacts = {row[0] for row in db.execute("SELECT type FROM artifact")}
     assert flows == [f"workspace: iteration {n}" for n in range(3)]
-    order = ["embed", "train", "score", "select", "evaluate", "monitor", "report", "validate tables", "export", "track"]
-    assert sorted(tasks[:11]) == sorted(["import labels", *order])
+    order = [
+        "embed",
+        "train",
+        "score",
+        "select",
+        "evaluate",
+        "monitor",
+        "report",
+        "alert",
+        "validate tables",
+        "export",
+        "track",
+    ]
+    assert sorted(tasks[:12]) == sorted(["import labels", *order])
     assert {"markdown", "table"} <= artifacts
 
 

@@ -350,7 +350,7 @@ def test_decoding_twice_gives_the_same_bytes() -> None:
 
 def test_real_camera_trap_frames_survive_and_their_truncations_do_not() -> None:
     if not MISSOURI.is_dir():
-        pytest.skip("../shared/data/wildlife_missouri is not there")
+        pytest.skip("shared-data: ../shared/data/wildlife_missouri is not there")
     for path in sorted(MISSOURI.iterdir())[::200]:
         content = path.read_bytes()
         assert decode(content, 96, "RGB", MAX).pixels.std() > 5

@@ -690,7 +690,7 @@ def test_digits_become_a_pool(work: Workspace) -> None:
 
 def test_real_bursts_stay_together_and_no_photo_is_lost(work: Workspace) -> None:
     if not (SHARED / "wildlife_missouri").is_dir():
-        pytest.skip("../shared/data/wildlife_missouri is not there")
+        pytest.skip("shared-data: ../shared/data/wildlife_missouri is not there")
     work.source = SourceParams(
         kind="table", path=str(SHARED / "wildlife_missouri/labels.csv"), options={"path_column": "file"}
     )
@@ -705,7 +705,7 @@ def test_real_bursts_stay_together_and_no_photo_is_lost(work: Workspace) -> None
 
 def test_real_blood_cells_are_all_accepted(work: Workspace) -> None:
     if not (SHARED / "det_bccd").is_dir():
-        pytest.skip("../shared/data/det_bccd is not there")
+        pytest.skip("shared-data: ../shared/data/det_bccd is not there")
     work.source = SourceParams(kind="folder", path=str(SHARED / "det_bccd/images"))
     work.pool = pool_of(size=64, mode="RGB")
     assert work.ingest().accepted == 364

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,14 +123,29 @@ def _tamper(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["one byte flipped", "cut", "missing"])
-def test_a_tampered_source_is_refused_and_nothing_is_left(campaign: Path, how: str, tmp_path: Path) -> None:
-    repository.git(campaign, "config", "--file", ".dvc/config", "remote.workspace.url", "/nowhere")
+def test_a_tampered_source_is_refused_and_nothing_is_left(
+    story: Story, campaign: Path, how: str, tmp_path: Path
+) -> None:
     scores = next(f for f in cached_files(campaign, "iter-0001") if f.path == "data/scores.parquet")
     _tamper(scores.object, how)
-    with pytest.raises(GleanerError, match="removed again|cannot be brought back") as refused:
+    with (
+        _out_of_reach(story.root / ".dvc/cache"),
+        pytest.raises(GleanerError, match="removed again|cannot be brought back") as refused,
+    ):
         restore(campaign, 1, tmp_path / "copy")
     assert "data/scores.parquet" in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["campaign"]
+
+
+@contextmanager
+def _out_of_reach(folder: Path) -> Iterator[None]:
+    """The cache that the campaign's remote names is on another machine for a while."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(folder)
 
 
 def test_a_restore_that_died_is_repeated(story: Story, tmp_path: Path) -> None:

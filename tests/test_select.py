@@ -63,7 +63,7 @@ kinds = pytest.mark.parametrize("kind", ["utility", "batch"])
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind, pool, plan):
+def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind, pool, plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     assert len(set(batch.positions.tolist())) == len(batch.positions)
     assert not candidates.asked[batch.positions].any()
@@ -72,7 +72,7 @@ def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind, pool, plan
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind, pool, plan):
+def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind, pool, plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     eligible, free = len(candidates.eligible()), len(candidates.unmeasured())
     counts = {arm: int((batch.arms == arm).sum()) for arm in ("seed", "active", "control", "holdout")}
@@ -84,7 +84,7 @@ def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind, pool, 
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind, pool, plan):
+def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind, pool, plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     control = batch.positions[batch.arms == "control"]
     counts = np.zeros(13, dtype=int)
@@ -97,7 +97,7 @@ def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind, pool, plan
 
 
 @given(pool=pools(), plan=PLANS)
-def test_within_unseen_groups_the_ranking_is_the_strategys(pool, plan):
+def test_within_unseen_groups_the_ranking_is_the_strategys(pool, plan) -> None:
     batch, (candidates, utility) = picked(pool, plan, "utility"), pool
     active = batch.positions[batch.arms == "active"]
     seen = set(candidates.groups[candidates.asked].tolist()) | set(
@@ -111,7 +111,7 @@ def test_within_unseen_groups_the_ranking_is_the_strategys(pool, plan):
     assert firsts == sorted(firsts, reverse=True)
 
 
-def test_the_control_arm_is_uniform_over_all_eligible_items():
+def test_the_control_arm_is_uniform_over_all_eligible_items() -> None:
     groups = np.array([0] * 8 + [1, 2])
     asked = np.array([True] + [False] * 9)
     candidates = Candidates(np.arange(10).astype(str), groups, np.zeros(10, dtype=bool), asked)
@@ -125,7 +125,7 @@ def test_the_control_arm_is_uniform_over_all_eligible_items():
     np.testing.assert_allclose(drawn[1:] / 3000, 2 / 9, atol=0.035)
 
 
-def test_control_items_stand_anywhere_in_the_batch():
+def test_control_items_stand_anywhere_in_the_batch() -> None:
     nobody = np.zeros(40, dtype=bool)
     candidates = Candidates(np.arange(40).astype(str), np.arange(40), nobody, nobody)
     plan, active = Plan(active=9, control=1), rule("utility", np.zeros(40))
@@ -133,7 +133,7 @@ def test_control_items_stand_anywhere_in_the_batch():
     assert {batch.arms.tolist().index("control") for batch in batches} == set(range(10))
 
 
-def test_active_items_keep_their_rank_between_the_other_arms():
+def test_active_items_keep_their_rank_between_the_other_arms() -> None:
     utility = np.linspace(1, 0, 30)
     reserved = np.arange(30) >= 20
     candidates = Candidates(np.arange(30).astype(str), np.arange(30), reserved, np.zeros(30, dtype=bool))
@@ -141,7 +141,7 @@ def test_active_items_keep_their_rank_between_the_other_arms():
     assert (np.diff(batch.positions[batch.arms == "active"]) > 0).all()
 
 
-def test_equal_utilities_are_ordered_by_a_seeded_hash_not_by_arrival():
+def test_equal_utilities_are_ordered_by_a_seeded_hash_not_by_arrival() -> None:
     item_ids = np.array([f"{i:064x}" for i in range(500)])
     order = np.argsort(tie_order(item_ids, 7))
     assert abs(np.corrcoef(order, np.arange(500))[0, 1]) < 0.15
@@ -152,7 +152,7 @@ def test_equal_utilities_are_ordered_by_a_seeded_hash_not_by_arrival():
 
 
 @pytest.mark.parametrize("answer", [[0, 0], [0, 9], [-1, 0], [0], [0.0, 1.0]])
-def test_a_strategy_that_breaks_its_contract_is_named(answer):
+def test_a_strategy_that_breaks_its_contract_is_named(answer) -> None:
     broken = by_batches(lambda positions, k, taken: np.array(answer))
     candidates = Candidates(np.arange(3).astype(str), np.arange(3), np.zeros(3, dtype=bool), np.zeros(3, dtype=bool))
     with pytest.raises(GleanerError, match="2 different positions of 3"):
@@ -174,12 +174,12 @@ def test_a_strategy_that_breaks_its_contract_is_named(answer):
         (20, 0.1, 5, -3, Plan()),
     ],
 )
-def test_shares_of_a_later_batch(batch, control, holdout, remaining, expected):
+def test_shares_of_a_later_batch(batch, control, holdout, remaining, expected) -> None:
     assert later_plan(batch, control, holdout, remaining) == expected
 
 
 @given(st.integers(1, 50), st.integers(0, 400), st.integers(0, 500))
-def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first, labels, budget):
+def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first, labels, budget) -> None:
     holdout = holdout_target(labels, first, budget)
     if budget < 1 + (labels > 0):
         with pytest.raises(BadInput, match="stop.labels"):
@@ -221,7 +221,7 @@ def selection(world: World):
     return world.store.read_table(SELECTION).to_pylist()
 
 
-def test_the_first_batch_is_seed_and_holdout_without_a_prediction(tmp_path: Path):
+def test_the_first_batch_is_seed_and_holdout_without_a_prediction(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.open()
     world.run("embed", "train", "score", "select")
@@ -234,7 +234,7 @@ def test_the_first_batch_is_seed_and_holdout_without_a_prediction(tmp_path: Path
 
 
 @pytest.mark.parametrize("strategy", plugins.names("strategies"))
-def test_every_strategy_gives_a_batch_that_obeys_the_rules(tmp_path: Path, strategy: str):
+def test_every_strategy_gives_a_batch_that_obeys_the_rules(tmp_path: Path, strategy: str) -> None:
     world = start(tmp_path, group_size=3)
     world.change("select", strategy=strategy)
     needs = plugins.entry_point("strategies", strategy).evidence
@@ -258,7 +258,7 @@ def test_every_strategy_gives_a_batch_that_obeys_the_rules(tmp_path: Path, strat
 
 
 @pytest.mark.parametrize("strategy", ["kmeans", "k_center", "uniform"])
-def test_every_cold_start_fills_the_first_batch_from_different_groups(tmp_path: Path, strategy: str):
+def test_every_cold_start_fills_the_first_batch_from_different_groups(tmp_path: Path, strategy: str) -> None:
     world = start(tmp_path, group_size=2)
     world.change("select", cold_start=strategy)
     world.open()
@@ -267,7 +267,7 @@ def test_every_cold_start_fills_the_first_batch_from_different_groups(tmp_path: 
     assert len(seeds) == len(set(seeds)) == 8
 
 
-def test_selection_does_not_depend_on_the_order_of_the_manifest(tmp_path: Path):
+def test_selection_does_not_depend_on_the_order_of_the_manifest(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.run("score", "select")
     before = selection(world)
@@ -278,7 +278,7 @@ def test_selection_does_not_depend_on_the_order_of_the_manifest(tmp_path: Path):
     assert selection(world) == before
 
 
-def test_the_batch_holds_the_highest_utilities(tmp_path: Path):
+def test_the_batch_holds_the_highest_utilities(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.change("select", control=0.0)
     world.run("score", "select")
@@ -288,7 +288,7 @@ def test_the_batch_holds_the_highest_utilities(tmp_path: Path):
     assert [row["utility"] for row in selection(world)] == best
 
 
-def test_predictions_in_the_batch_are_those_of_the_scores(tmp_path: Path):
+def test_predictions_in_the_batch_are_those_of_the_scores(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.run("score", "select")
     scores = {row["item_id"]: row["probabilities"] for row in world.store.read_table(SCORES).to_pylist()}
@@ -298,7 +298,7 @@ def test_predictions_in_the_batch_are_those_of_the_scores(tmp_path: Path):
 
 
 @pytest.mark.parametrize("column,bad", [("utility", np.nan), ("utility", np.inf), ("probabilities", np.nan)])
-def test_a_number_that_is_not_finite_is_never_ranked(tmp_path: Path, column: str, bad: float):
+def test_a_number_that_is_not_finite_is_never_ranked(tmp_path: Path, column: str, bad: float) -> None:
     world = trained(tmp_path)
     world.run("score")
     table = world.store.read_table(SCORES)
@@ -311,7 +311,7 @@ def test_a_number_that_is_not_finite_is_never_ranked(tmp_path: Path, column: str
         world.run("select")
 
 
-def test_scores_of_another_pool_are_refused(tmp_path: Path):
+def test_scores_of_another_pool_are_refused(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.run("score")
     world.store.write_table(SCORES, world.store.read_table(SCORES).slice(1))
@@ -319,7 +319,7 @@ def test_scores_of_another_pool_are_refused(tmp_path: Path):
         world.run("select")
 
 
-def test_a_skipped_first_batch_is_followed_by_another_cold_start(tmp_path: Path):
+def test_a_skipped_first_batch_is_followed_by_another_cold_start(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.open()
     world.run("embed", "train", "score", "select", "evaluate")
@@ -331,14 +331,14 @@ def test_a_skipped_first_batch_is_followed_by_another_cold_start(tmp_path: Path)
     assert not {row["item_id"] for row in selection(world)} & {row["item_id"] for row in world.asked}
 
 
-def test_the_holdout_is_topped_up_for_skipped_answers_and_a_raised_target(tmp_path: Path):
+def test_the_holdout_is_topped_up_for_skipped_answers_and_a_raised_target(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.change("holdout", labels=9)
     world.run("score", "select")
     assert [row["arm"] for row in selection(world)].count("holdout") == 3
 
 
-def test_the_batch_stays_in_the_budget(tmp_path: Path):
+def test_the_batch_stays_in_the_budget(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.change("holdout", labels=9)
     for remaining, size in ((0, 0), (3, 3), (7, 7), (50, 9)):
@@ -347,7 +347,7 @@ def test_the_batch_stays_in_the_budget(tmp_path: Path):
         assert len(selection(world)) == size
 
 
-def test_a_pool_that_is_used_up_gives_an_empty_batch(tmp_path: Path):
+def test_a_pool_that_is_used_up_gives_an_empty_batch(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.change("select", first_batch=200)
     world.open()
@@ -360,7 +360,7 @@ def test_a_pool_that_is_used_up_gives_an_empty_batch(tmp_path: Path):
     assert selection(world) == []
 
 
-def test_a_batch_larger_than_the_pool_takes_all_that_is_left(tmp_path: Path):
+def test_a_batch_larger_than_the_pool_takes_all_that_is_left(tmp_path: Path) -> None:
     world = trained(tmp_path)
     world.change("select", batch=500)
     world.run("score", "select")
@@ -369,7 +369,7 @@ def test_a_batch_larger_than_the_pool_takes_all_that_is_left(tmp_path: Path):
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_no_item_is_selected_twice_over_a_campaign_with_skips_and_open_questions(tmp_path_factory, seed: int):
+def test_no_item_is_selected_twice_over_a_campaign_with_skips_and_open_questions(tmp_path_factory, seed: int) -> None:
     world = start(tmp_path_factory.mktemp("campaign"), seed=seed, group_size=2)
     world.open()
     world.run("embed")

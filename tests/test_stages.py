@@ -57,7 +57,7 @@ def outputs(world: World) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp"])
-def test_the_same_inputs_give_the_same_bytes_twice(tmp_path: Path, network: str):
+def test_the_same_inputs_give_the_same_bytes_twice(tmp_path: Path, network: str) -> None:
     world = start(tmp_path)
     world.change("train", network=network)
     iterate(world, 2)
@@ -73,7 +73,7 @@ def test_the_same_inputs_give_the_same_bytes_twice(tmp_path: Path, network: str)
 # embed
 
 
-def test_features_are_read_by_item_in_any_order(tmp_path: Path):
+def test_features_are_read_by_item_in_any_order(tmp_path: Path) -> None:
     world = start(tmp_path, shards=3)
     world.run("embed")
     table = world.store.read_table(MANIFEST)
@@ -99,7 +99,7 @@ def add_shard(world: World) -> None:
     world.store.write_table(MANIFEST, rows(MANIFEST, table + new))
 
 
-def test_a_grown_pool_embeds_only_the_new_shard_and_ends_as_if_done_at_once(tmp_path: Path):
+def test_a_grown_pool_embeds_only_the_new_shard_and_ends_as_if_done_at_once(tmp_path: Path) -> None:
     world, fresh = start(tmp_path / "a"), start(tmp_path / "b")
     world.run("embed")
     old = [world.store.path(f"data/features/shard-0000{i}.npy") for i in (0, 1)]
@@ -113,7 +113,7 @@ def test_a_grown_pool_embeds_only_the_new_shard_and_ends_as_if_done_at_once(tmp_
 
 
 @pytest.mark.parametrize("section,change", [("embed", {"batch": 7}), ("compute", {"threads": 2})])
-def test_what_rounds_otherwise_is_embedded_again(tmp_path: Path, section: str, change: dict):
+def test_what_rounds_otherwise_is_embedded_again(tmp_path: Path, section: str, change: dict) -> None:
     world = start(tmp_path)
     world.run("embed")
     path = world.store.path("data/features/shard-00000.npy")
@@ -123,7 +123,7 @@ def test_what_rounds_otherwise_is_embedded_again(tmp_path: Path, section: str, c
     assert path.stat().st_mtime_ns != before
 
 
-def test_the_number_of_workers_changes_no_byte(tmp_path: Path):
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
     one, four = start(tmp_path / "a"), start(tmp_path / "b")
     for world, workers in ((one, 1), (four, 4)):
         world.change("compute", workers=workers)
@@ -132,7 +132,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path):
     assert outputs(one) == outputs(four)
 
 
-def test_another_backbone_leaves_nothing_of_the_old_one(tmp_path: Path):
+def test_another_backbone_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.run("embed")
     world.store.write_bytes("data/features/stray.npy", b"x")
@@ -144,7 +144,7 @@ def test_another_backbone_leaves_nothing_of_the_old_one(tmp_path: Path):
     assert world.store.read_array("data/features/shard-00000.npy").shape == (50, 1024)
 
 
-def test_an_embed_that_died_half_way_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch):
+def test_an_embed_that_died_half_way_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch) -> None:
     world, fresh = start(tmp_path / "a"), start(tmp_path / "b")
 
     def die(name: str) -> None:
@@ -165,7 +165,7 @@ def test_an_embed_that_died_half_way_goes_on_and_ends_the_same(tmp_path: Path, m
 # train
 
 
-def test_the_holdout_is_never_trained_on(tmp_path: Path):
+def test_the_holdout_is_never_trained_on(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 2)
     world.run("train")
     first = world.store.path("models/head/head.safetensors").read_bytes()
@@ -178,7 +178,7 @@ def test_the_holdout_is_never_trained_on(tmp_path: Path):
     assert world.store.read_json("models/head/head.json")["labels"] == 16
 
 
-def test_labels_change_the_model(tmp_path: Path):
+def test_labels_change_the_model(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 1)
     world.run("train")
     first = read(world.store).sha256
@@ -190,7 +190,7 @@ def test_labels_change_the_model(tmp_path: Path):
 
 
 @pytest.mark.parametrize("classes", [[0], [0, 0, 0], [0, 1], [2, 2, 0]])
-def test_few_labels_or_one_class_still_give_a_head(tmp_path: Path, classes: list[int]):
+def test_few_labels_or_one_class_still_give_a_head(tmp_path: Path, classes: list[int]) -> None:
     world = start(tmp_path)
     for wanted in classes:
         taken = {row["item_id"] for row in world.asked}
@@ -205,7 +205,7 @@ def test_few_labels_or_one_class_still_give_a_head(tmp_path: Path, classes: list
         assert (description["temperature"], description["cross_validated_accuracy"]) == (1.0, None)
 
 
-def test_without_labels_the_network_is_none_and_every_class_equally_likely(tmp_path: Path):
+def test_without_labels_the_network_is_none_and_every_class_equally_likely(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.open()
     world.run("embed", "train", "score")
@@ -215,7 +215,7 @@ def test_without_labels_the_network_is_none_and_every_class_equally_likely(tmp_p
     assert set(scores["utility"].to_pylist()) == {0.0}
 
 
-def test_a_label_outside_the_pool_is_named(tmp_path: Path):
+def test_a_label_outside_the_pool_is_named(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.open()
     world.run("embed")
@@ -226,7 +226,7 @@ def test_a_label_outside_the_pool_is_named(tmp_path: Path):
         world.run("train")
 
 
-def test_a_tampered_head_is_refused(tmp_path: Path):
+def test_a_tampered_head_is_refused(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 1)
     world.run("train")
     path = world.store.path("models/head/head.safetensors")
@@ -237,7 +237,7 @@ def test_a_tampered_head_is_refused(tmp_path: Path):
         world.run("score")
 
 
-def test_a_head_of_other_features_is_refused(tmp_path: Path):
+def test_a_head_of_other_features_is_refused(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 1)
     world.run("train")
     value = world.store.read_json("data/features/backbone.json")
@@ -249,7 +249,7 @@ def test_a_head_of_other_features_is_refused(tmp_path: Path):
 # score
 
 
-def test_scores_cover_every_item_with_probabilities_that_sum_to_one(tmp_path: Path):
+def test_scores_cover_every_item_with_probabilities_that_sum_to_one(tmp_path: Path) -> None:
     world = iterate(start(tmp_path, shards=3), 1)
     world.run("train", "score")
     scores = world.store.read_table(SCORES)
@@ -259,7 +259,7 @@ def test_scores_cover_every_item_with_probabilities_that_sum_to_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize("strategy", [n for n in plugins.names("strategies") if n != "uniform"])
-def test_scores_do_not_depend_on_how_features_are_cut_into_blocks(tmp_path: Path, monkeypatch, strategy: str):
+def test_scores_do_not_depend_on_how_features_are_cut_into_blocks(tmp_path: Path, monkeypatch, strategy: str) -> None:
     world = start(tmp_path)
     world.change("select", strategy=strategy)
     world.change("train", network="mlp")
@@ -272,7 +272,7 @@ def test_scores_do_not_depend_on_how_features_are_cut_into_blocks(tmp_path: Path
     np.testing.assert_allclose(world.store.read_table(SCORES)["utility"].to_numpy(), whole, atol=1e-6)
 
 
-def test_batch_strategies_are_scored_by_their_margin(tmp_path: Path):
+def test_batch_strategies_are_scored_by_their_margin(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.change("select", strategy="k_center")
     iterate(world, 1)
@@ -283,7 +283,7 @@ def test_batch_strategies_are_scored_by_their_margin(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_model_that_gives_no_number_is_named_with_the_item(tmp_path: Path, bad: float):
+def test_a_model_that_gives_no_number_is_named_with_the_item(tmp_path: Path, bad: float) -> None:
     world = iterate(start(tmp_path), 1)
     world.run("train")
     features = np.array(world.store.read_array("data/features/shard-00001.npy"))
@@ -297,7 +297,7 @@ def test_a_model_that_gives_no_number_is_named_with_the_item(tmp_path: Path, bad
 # evaluate
 
 
-def test_without_holdout_labels_nothing_is_claimed(tmp_path: Path):
+def test_without_holdout_labels_nothing_is_claimed(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.open()
     world.run("embed", "train", "score", "select", "evaluate", "report")
@@ -307,7 +307,7 @@ def test_without_holdout_labels_nothing_is_claimed(tmp_path: Path):
     assert (measured["holdout_labels"], measured["labels_total"], measured["champion_changed"]) == (0, 0, False)
 
 
-def test_measures_agree_with_scikit_learn(tmp_path: Path):
+def test_measures_agree_with_scikit_learn(tmp_path: Path) -> None:
     from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
     world = iterate(start(tmp_path, classes=4), 2)
@@ -329,7 +329,7 @@ def test_measures_agree_with_scikit_learn(tmp_path: Path):
     assert table["holdout"] == expected[3].tolist()
 
 
-def test_labels_spent_are_counted_by_arm(tmp_path: Path):
+def test_labels_spent_are_counted_by_arm(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 3, skip=1)
     world.run("train", "score", "select", "evaluate")
     labeled = [row["arm"] for row in world.asked if row["state"] == "labeled"]
@@ -340,7 +340,7 @@ def test_labels_spent_are_counted_by_arm(tmp_path: Path):
     assert measured["training_labels"] == len(labeled) - labeled.count("holdout")
 
 
-def test_the_curve_measures_every_iteration_on_the_current_holdout_labels(tmp_path: Path):
+def test_the_curve_measures_every_iteration_on_the_current_holdout_labels(tmp_path: Path) -> None:
     world = start(tmp_path)
     iterate(world, 3, pending=4)
     world.run("train", "score", "select", "evaluate")
@@ -359,7 +359,7 @@ def test_the_curve_measures_every_iteration_on_the_current_holdout_labels(tmp_pa
     assert [row["labels"] for row in curve] == [*earlier, metrics(world)["training_labels"]]
 
 
-def test_predictions_keep_every_reserved_item_of_every_iteration(tmp_path: Path):
+def test_predictions_keep_every_reserved_item_of_every_iteration(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 2)
     world.run("train", "score", "select", "evaluate")
     reserved = world.store.read_table(MANIFEST)["split"].to_pylist().count("holdout")
@@ -389,7 +389,9 @@ def with_predictions(world: World, right_before: int, right_now: int) -> None:
 
 
 @pytest.mark.parametrize("before,now,changes", [(4, 14, True), (14, 4, False), (10, 10, False), (10, 12, False)])
-def test_the_champion_changes_only_when_the_paired_test_says_so(tmp_path: Path, before: int, now: int, changes: bool):
+def test_the_champion_changes_only_when_the_paired_test_says_so(
+    tmp_path: Path, before: int, now: int, changes: bool
+) -> None:
     from scipy.stats import binomtest
 
     world = iterate(start(tmp_path), 2)
@@ -405,7 +407,7 @@ def test_the_champion_changes_only_when_the_paired_test_says_so(tmp_path: Path, 
     assert measured["champion_p"] == pytest.approx(expected)
 
 
-def test_without_a_holdout_the_newest_model_is_champion(tmp_path: Path):
+def test_without_a_holdout_the_newest_model_is_champion(tmp_path: Path) -> None:
     world = start(tmp_path)
     world.change("holdout", labels=0)
     iterate(world, 3)
@@ -413,7 +415,7 @@ def test_without_a_holdout_the_newest_model_is_champion(tmp_path: Path):
     assert all(math.isnan(row["accuracy"]) for row in world.history)
 
 
-def test_control_answers_measure_the_model_that_had_not_seen_them(tmp_path: Path):
+def test_control_answers_measure_the_model_that_had_not_seen_them(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 2)
     said = {row["item_id"]: row["probabilities"] for row in world.store.read_table(SCORES).to_pylist()}
     world.run("train", "score", "select", "evaluate")
@@ -433,7 +435,7 @@ def picture(content: bytes):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6])
-def test_a_learning_curve_has_a_picture_at_any_length(count: int):
+def test_a_learning_curve_has_a_picture_at_any_length(count: int) -> None:
     labels = np.arange(1, count + 1) * 20
     accuracy = np.linspace(0.5, 0.9, count)
     content = learning_curve(labels, accuracy, accuracy - 0.1, accuracy + 0.05, "test")
@@ -442,7 +444,7 @@ def test_a_learning_curve_has_a_picture_at_any_length(count: int):
     assert b"Software" not in content and b"tIME" not in content
 
 
-def test_the_contact_sheet_shows_each_image_framed_in_its_arms_colour():
+def test_the_contact_sheet_shows_each_image_framed_in_its_arms_colour() -> None:
     from PIL import ImageColor
 
     images = [np.full((8, 8, 1), 40 * i, dtype=np.uint8) for i in range(4)]
@@ -456,11 +458,11 @@ def test_the_contact_sheet_shows_each_image_framed_in_its_arms_colour():
         assert sheet.getpixel((left + 52, 112)) == (40 * place,) * 3
 
 
-def test_an_empty_batch_has_a_sheet_too():
+def test_an_empty_batch_has_a_sheet_too() -> None:
     assert picture(contact_sheet([], "nothing")).width > 100
 
 
-def test_the_report_names_arms_predictions_and_what_the_checks_found(tmp_path: Path):
+def test_the_report_names_arms_predictions_and_what_the_checks_found(tmp_path: Path) -> None:
     world = iterate(start(tmp_path), 1)
     world.run("train", "score", "select", "evaluate")
     finding = {"check": "score_gap", "severity": "warn", "outcome": "fail", "what": "Sign <b>flipped</b>."}
