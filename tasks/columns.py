@@ -21,10 +21,18 @@ def to_lists(values: npt.NDArray[np.floating]) -> pa.ListArray:
 
 
 def matrix(column: pa.ChunkedArray, columns: int) -> npt.NDArray[np.float64]:
-    """A matrix (N, C) of a list column. Raises GleanerError when a row has another length."""
+    """A matrix (N, C) of a list column. Raises GleanerError when a row is longer.
+
+    A shorter row is of a model that did not know the newest classes yet: they have probability 0.
+    """
     array = column.combine_chunks()
-    lengths = np.diff(array.offsets.to_numpy())
-    if (lengths != columns).any():
-        raise GleanerError(f"row {int(np.argmax(lengths != columns))} of the probabilities has not {columns} classes.")
-    flat = array.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float64).reshape(len(array), columns)
+    offsets = array.offsets.to_numpy()
+    lengths = np.diff(offsets)
+    if (lengths > columns).any():
+        raise GleanerError(
+            f"row {int(np.argmax(lengths > columns))} of the probabilities has more than {columns} classes. "
+            "Classes can be added to labeling.classes, not removed."
+        )
+    values = np.zeros((len(array), columns))
+    values[np.arange(columns) < lengths[:, None]] = array.flatten().to_numpy(zero_copy_only=False)
+    return values

@@ -28,6 +28,8 @@ from tasks.labeling import Answer, RawEvent, Receipt, Uninterpretable
 
 VERSION = 1
 STATES = ("open", "selected", "exported", "closed")
+#: what reading an open ledger raises when its file is damaged; `open_ledger` makes a GleanerError of it
+Damaged = sqlite3.Error
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;

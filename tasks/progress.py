@@ -27,7 +27,7 @@ def history(campaign: Campaign) -> list[dict[str, Any]]:
 
 def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
     """Items that may still be asked about for training."""
-    split = pool.read_manifest(campaign.store)["split"].to_pylist()
+    split: list[str] = pool.read_manifest(campaign.store)["split"].to_pylist()
     return split.count("pool") - sum(item.arm != "holdout" for item in asked)
 
 

@@ -8,7 +8,6 @@ without it sizes and presence are compared. The names I1 … I9 are those of doc
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from tasks import artefacts, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.errors import BadInput, GleanerError
-from tasks.ledger import open_ledger
+from tasks.ledger import Damaged, open_ledger
 from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
 from tasks.pointers import POINTERS, Missing, data_hashes, listed_files
@@ -31,7 +30,7 @@ from tasks.verify_ledger import CHECKS, forked_at
 
 MANY = 20  # violations of one invariant that are listed; the rest is counted
 #: what reading a damaged file can raise beside GleanerError (a damaged Parquet file: ValueError)
-DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, sqlite3.Error)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, Damaged)
 
 
 @dataclass(frozen=True)

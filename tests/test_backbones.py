@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks import plugins
+from tasks.backbones import Backbone
 from tasks.errors import BadInput
 
 #: options under which a backbone works without a network, and quickly
-OFFLINE = {"torchvision": {"weights": "", "model": "shufflenet_v2_x0_5"}}
+OFFLINE: dict[str, dict[str, Any]] = {"torchvision": {"weights": "", "model": "shufflenet_v2_x0_5"}}
 
 
-def load(name: str, size: int = 32, mode: str = "RGB", **options):
-    return plugins.find("backbones", name).load(size, mode, **(options or OFFLINE.get(name, {})))
+def load(name: str, size: int = 32, mode: str = "RGB", **options: Any) -> Backbone:
+    backbone = plugins.find("backbones", name).load(size, mode, **(options or OFFLINE.get(name, {})))
+    assert isinstance(backbone, Backbone)
+    return backbone
 
 
 @cache
-def shared(name: str, mode: str = "RGB"):
+def shared(name: str, mode: str = "RGB") -> Backbone:
     return load(name, mode=mode)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Small images on many threads wait more than they compute."""
     import torch
 
@@ -41,8 +46,8 @@ def images(count: int, size: int = 32, channels: int = 3) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=plugins.names("backbones"))
-def name(request) -> str:
-    return request.param
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.mark.parametrize("mode,channels", [("L", 1), ("RGB", 3)])
@@ -113,7 +118,7 @@ def test_torchvision_takes_off_the_last_layer_of_any_family(model: str, dimensio
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory):
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A resnet18 with weights of its own, as a .pth and a .safetensors file."""
     import torch
     from safetensors.torch import save_file
@@ -129,7 +134,7 @@ def resnet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["r.pth", "r.safetensors"])
-def test_torchvision_takes_weights_from_a_file(resnet, file: str) -> None:
+def test_torchvision_takes_weights_from_a_file(resnet: tuple[Any, Path], file: str) -> None:
     import torch
 
     module, folder = resnet
@@ -143,7 +148,7 @@ def test_torchvision_takes_weights_from_a_file(resnet, file: str) -> None:
     assert hashlib.sha256((folder / file).read_bytes()).hexdigest()[:12] in backbone.version
 
 
-def test_weights_of_another_model_are_refused(resnet) -> None:
+def test_weights_of_another_model_are_refused(resnet: tuple[Any, Path]) -> None:
     with pytest.raises(BadInput, match="does not fit"):
         load("torchvision", model="mobilenet_v3_small", weights=str(resnet[1] / "r.pth"))
 
@@ -152,7 +157,7 @@ def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path: Path) -> Non
     import pickle
 
     class Bomb:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)
 
     (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"fc.weight": Bomb()}))
@@ -161,11 +166,13 @@ def test_a_pickle_with_code_inside_is_refused_and_not_run(tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_cannot_be_downloaded_say_where_to_put_them(tmp_path: Path, monkeypatch) -> None:
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import urllib.error
     import urllib.request
 
-    def offline(*_args, **_more):
+    def offline(*_args: object, **_more: object) -> None:
         raise urllib.error.URLError("no route")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -175,7 +182,9 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them(tmp_path: Path,
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_weights_that_lie_in_the_cache_need_no_network(resnet, tmp_path: Path, monkeypatch) -> None:
+def test_weights_that_lie_in_the_cache_need_no_network(
+    resnet: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     target = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     target.parent.mkdir(parents=True)
@@ -193,7 +202,9 @@ def test_weights_that_lie_in_the_cache_need_no_network(resnet, tmp_path: Path, m
         ({"precision": "float16"}, "Allowed: float32, bfloat16"),
     ],
 )
-def test_wrong_options_name_what_is_allowed(options: dict[str, str], says: str, tmp_path: Path, monkeypatch) -> None:
+def test_wrong_options_name_what_is_allowed(
+    options: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(BadInput, match=says):
         load("torchvision", **options)

@@ -68,6 +68,7 @@ FLOOR_2 = {
     "tasks/store.py", "tasks/ledger.py", "tasks/lock.py", "tasks/versions.py", "tasks/repository.py", "tasks/inputs.py",
     "tasks/features.py", "tasks/head.py", "tasks/acquire.py", "tasks/pool.py", "tasks/snapshot.py", "tasks/artefacts.py",
     "tasks/sightings.py", "tasks/looking.py", "tasks/counts.py", "tasks/intake.py", "tasks/stage.py", "tasks/campaign.py", "tasks/rebuilding.py",
+    "tasks/pointers.py", "tasks/leftovers.py",
     "monitoring/scores.py", "monitoring/frames.py",
 }  # fmt: skip
 VENDORS = {
@@ -75,7 +76,8 @@ VENDORS = {
     "mlflow": ("tasks/trackers/mlflow.py",),
     "dvc": ("tasks/versions.py",),
     "great_expectations": ("monitoring/tables.py",),
-    "sqlite3": ("tasks/ledger.py", "tasks/labeling/oracle.py"),
+    # versions.py opens no database: it catches what DVC's own database of file states raises
+    "sqlite3": ("tasks/ledger.py", "tasks/labeling/oracle.py", "tasks/versions.py"),
     "torchvision": ("tasks/backbones/", "tasks/sources/torchvision.py"),
     "torch": ("tasks/backbones/", "tasks/networks/"),
     "sklearn": ("tasks/sources/digits.py",),

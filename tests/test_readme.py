@@ -42,6 +42,10 @@ FIRST_LINES = {  # of files that cannot say it themselves
     ".dvcignore": "What DVC does not look at.",
     ".gitignore": "What git does not keep: artefacts, workspaces, caches.",
     "LICENSE": "Apache-2.0.",
+    "README.md": "This page.",
+    "data/README.md": "Why this folder is empty in a clone.",
+    "dvc.yaml": "One iteration as DVC computes it: the stages, and all that each of them reads.",
+    "models/README.md": "Why this folder is empty in a clone.",
     "pyproject.toml": "The package, its dependencies, and the settings of ruff, mypy and pytest.",
     "requirements.lock": "Exact versions and hashes of everything, without registry hosts.",
 }
@@ -82,9 +86,16 @@ def first_line(name: str) -> str:
         return "A picture of the demo."
     text = (ROOT / name).read_text(encoding="utf-8")
     if name.endswith(".py"):
-        return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-    lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#!")]
-    return lines[0].lstrip("# ").strip() if lines else ""
+        return opening(ast.get_docstring(ast.parse(text)) or "")
+    if text.startswith("#!"):
+        text = text.partition("\n")[2]
+    return text.strip().split("\n")[0].lstrip("# ")
+
+
+def opening(docstring: str) -> str:
+    """The first line, or the first paragraph where that line ends within a sentence."""
+    paragraph = docstring.split("\n\n")[0].split("\n")
+    return paragraph[0] if paragraph[0].endswith((".", "?", ":")) else " ".join(paragraph)
 
 
 def tree() -> str:
@@ -367,7 +378,11 @@ def test_what_is_not_run_is_in_readme() -> None:
 
 
 def test_the_settings_for_debians_package_are_valid() -> None:
-    (found,) = [block for block in blocks(README.read_text(encoding="utf-8")) if "fashion-mnist" in block.text]
+    (found,) = [
+        block
+        for block in blocks(README.read_text(encoding="utf-8"))
+        if (block.language, "fashion-mnist" in block.text) == ("yaml", True)
+    ]
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     for section, values in YAML(typ="safe").load(found.text).items():
         for key, value in values.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from tasks import plugins
 from tasks.choose import (
+    Batch,
     Candidates,
     Plan,
+    Rule,
     by_batches,
     by_utility,
     choose,
@@ -26,11 +29,12 @@ from tasks.errors import BadInput, GleanerError
 from tasks.tables import ASKED, FROZEN_MANIFEST, MANIFEST, SCORES, SELECTION
 from tests.workspace import World, build
 
+Pool = tuple[Candidates, np.ndarray]
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @st.composite
-def pools(draw: st.DrawFn) -> tuple[Candidates, np.ndarray]:
+def pools(draw: st.DrawFn) -> Pool:
     """A pool of up to 40 items in groups that do not straddle the holdout, and a utility each."""
     count = draw(st.integers(0, 40))
     groups = np.array(draw(st.lists(st.integers(0, 12), min_size=count, max_size=count)), dtype=np.int64)
@@ -47,14 +51,14 @@ PLANS = st.one_of(
 )
 
 
-def rule(kind: str, utility: np.ndarray):
+def rule(kind: str, utility: np.ndarray) -> Rule:
     """A ranking, or a batch-aware strategy that would take the same items."""
     if kind == "utility":
         return by_utility(utility, tie_order(np.arange(len(utility)).astype(str), 1))
     return by_batches(lambda positions, k, taken: np.argsort(-utility[positions], kind="stable")[:k])
 
 
-def picked(pool: tuple[Candidates, np.ndarray], plan: Plan, kind: str):
+def picked(pool: Pool, plan: Plan, kind: str) -> Batch:
     return choose(pool[0], plan, rule(kind, pool[1]), np.random.default_rng(0))
 
 
@@ -63,7 +67,7 @@ kinds = pytest.mark.parametrize("kind", ["utility", "batch"])
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind, pool, plan) -> None:
+def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind: str, pool: Pool, plan: Plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     assert len(set(batch.positions.tolist())) == len(batch.positions)
     assert not candidates.asked[batch.positions].any()
@@ -72,7 +76,7 @@ def test_nobody_is_asked_twice_and_every_arm_stays_in_its_split(kind, pool, plan
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind, pool, plan) -> None:
+def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind: str, pool: Pool, plan: Plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     eligible, free = len(candidates.eligible()), len(candidates.unmeasured())
     counts = {arm: int((batch.arms == arm).sum()) for arm in ("seed", "active", "control", "holdout")}
@@ -84,7 +88,7 @@ def test_each_arm_takes_exactly_what_is_planned_or_all_that_is_left(kind, pool, 
 
 @kinds
 @given(pool=pools(), plan=PLANS)
-def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind, pool, plan) -> None:
+def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind: str, pool: Pool, plan: Plan) -> None:
     batch, candidates = picked(pool, plan, kind), pool[0]
     control = batch.positions[batch.arms == "control"]
     counts = np.zeros(13, dtype=int)
@@ -97,7 +101,7 @@ def test_a_group_waits_while_a_less_asked_group_has_a_candidate(kind, pool, plan
 
 
 @given(pool=pools(), plan=PLANS)
-def test_within_unseen_groups_the_ranking_is_the_strategys(pool, plan) -> None:
+def test_within_unseen_groups_the_ranking_is_the_strategys(pool: Pool, plan: Plan) -> None:
     batch, (candidates, utility) = picked(pool, plan, "utility"), pool
     active = batch.positions[batch.arms == "active"]
     seen = set(candidates.groups[candidates.asked].tolist()) | set(
@@ -152,7 +156,7 @@ def test_equal_utilities_are_ordered_by_a_seeded_hash_not_by_arrival() -> None:
 
 
 @pytest.mark.parametrize("answer", [[0, 0], [0, 9], [-1, 0], [0], [0.0, 1.0]])
-def test_a_strategy_that_breaks_its_contract_is_named(answer) -> None:
+def test_a_strategy_that_breaks_its_contract_is_named(answer: list[float]) -> None:
     broken = by_batches(lambda positions, k, taken: np.array(answer))
     candidates = Candidates(np.arange(3).astype(str), np.arange(3), np.zeros(3, dtype=bool), np.zeros(3, dtype=bool))
     with pytest.raises(GleanerError, match="2 different positions of 3"):
@@ -174,12 +178,14 @@ def test_a_strategy_that_breaks_its_contract_is_named(answer) -> None:
         (20, 0.1, 5, -3, Plan()),
     ],
 )
-def test_shares_of_a_later_batch(batch, control, holdout, remaining, expected) -> None:
+def test_shares_of_a_later_batch(
+    batch: int, control: float, holdout: int, remaining: int | None, expected: Plan
+) -> None:
     assert later_plan(batch, control, holdout, remaining) == expected
 
 
 @given(st.integers(1, 50), st.integers(0, 400), st.integers(0, 500))
-def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first, labels, budget) -> None:
+def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first: int, labels: int, budget: int) -> None:
     holdout = holdout_target(labels, first, budget)
     if budget < 1 + (labels > 0):
         with pytest.raises(BadInput, match="stop.labels"):
@@ -195,10 +201,11 @@ def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first, label
 
 
 def pool_size(world: World) -> int:
-    return world.store.read_table(MANIFEST, ["split"])["split"].to_pylist().count("pool")
+    splits: list[str] = world.store.read_table(MANIFEST, ["split"])["split"].to_pylist()
+    return splits.count("pool")
 
 
-def start(tmp_path: Path, **more) -> World:
+def start(tmp_path: Path, **more: Any) -> World:
     world = build(tmp_path, **{"items": 60, **more})
     world.change("train", network="linear", folds=2)
     world.change("select", batch=6, first_batch=8, control=0.2)
@@ -206,7 +213,7 @@ def start(tmp_path: Path, **more) -> World:
     return world
 
 
-def trained(tmp_path: Path, **more) -> World:
+def trained(tmp_path: Path, **more: Any) -> World:
     """A workspace at iteration 1: the first batch is answered, the head is trained."""
     world = start(tmp_path, **more)
     world.open()
@@ -217,8 +224,9 @@ def trained(tmp_path: Path, **more) -> World:
     return world
 
 
-def selection(world: World):
-    return world.store.read_table(SELECTION).to_pylist()
+def selection(world: World) -> list[dict[str, Any]]:
+    batch: list[dict[str, Any]] = world.store.read_table(SELECTION).to_pylist()
+    return batch
 
 
 def test_the_first_batch_is_seed_and_holdout_without_a_prediction(tmp_path: Path) -> None:
@@ -369,7 +377,9 @@ def test_a_batch_larger_than_the_pool_takes_all_that_is_left(tmp_path: Path) -> 
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_no_item_is_selected_twice_over_a_campaign_with_skips_and_open_questions(tmp_path_factory, seed: int) -> None:
+def test_no_item_is_selected_twice_over_a_campaign_with_skips_and_open_questions(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
     world = start(tmp_path_factory.mktemp("campaign"), seed=seed, group_size=2)
     world.open()
     world.run("embed")

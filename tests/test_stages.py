@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,9 @@ from tasks.plots import ARM_COLOURS, Tile, contact_sheet, learning_curve
 from tasks.tables import CURVE, FROZEN_MANIFEST, MANIFEST, PER_CLASS, PREDICTIONS, SCORES, SELECTION
 from tests.workspace import World, build, rows
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 OUTPUTS = (
     "data/features",
     "models/head",
@@ -28,7 +32,7 @@ OUTPUTS = (
 )
 
 
-def start(tmp_path: Path, **more) -> World:
+def start(tmp_path: Path, **more: Any) -> World:
     world = build(tmp_path, **{"items": 100, **more})
     world.change("train", network="linear", folds=3)
     world.change("select", batch=8, first_batch=8, control=0.25)
@@ -37,7 +41,7 @@ def start(tmp_path: Path, **more) -> World:
     return world
 
 
-def iterate(world: World, times: int, **answer) -> World:
+def iterate(world: World, times: int, **answer: int) -> World:
     """Run `times` whole iterations; the next one is open."""
     world.open()
     for _ in range(times):
@@ -47,8 +51,9 @@ def iterate(world: World, times: int, **answer) -> World:
     return world
 
 
-def metrics(world: World) -> dict:
-    return world.store.read_json("data/evaluation/metrics.json")
+def metrics(world: World) -> dict[str, Any]:
+    measured: dict[str, Any] = world.store.read_json("data/evaluation/metrics.json")
+    return measured
 
 
 def outputs(world: World) -> dict[str, bytes]:
@@ -113,7 +118,7 @@ def test_a_grown_pool_embeds_only_the_new_shard_and_ends_as_if_done_at_once(tmp_
 
 
 @pytest.mark.parametrize("section,change", [("embed", {"batch": 7}), ("compute", {"threads": 2})])
-def test_what_rounds_otherwise_is_embedded_again(tmp_path: Path, section: str, change: dict) -> None:
+def test_what_rounds_otherwise_is_embedded_again(tmp_path: Path, section: str, change: dict[str, int]) -> None:
     world = start(tmp_path)
     world.run("embed")
     path = world.store.path("data/features/shard-00000.npy")
@@ -144,7 +149,7 @@ def test_another_backbone_leaves_nothing_of_the_old_one(tmp_path: Path) -> None:
     assert world.store.read_array("data/features/shard-00000.npy").shape == (50, 1024)
 
 
-def test_an_embed_that_died_half_way_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch) -> None:
+def test_an_embed_that_died_half_way_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, fresh = start(tmp_path / "a"), start(tmp_path / "b")
 
     def die(name: str) -> None:
@@ -259,7 +264,9 @@ def test_scores_cover_every_item_with_probabilities_that_sum_to_one(tmp_path: Pa
 
 
 @pytest.mark.parametrize("strategy", [n for n in plugins.names("strategies") if n != "uniform"])
-def test_scores_do_not_depend_on_how_features_are_cut_into_blocks(tmp_path: Path, monkeypatch, strategy: str) -> None:
+def test_scores_do_not_depend_on_how_features_are_cut_into_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
     world = start(tmp_path)
     world.change("select", strategy=strategy)
     world.change("train", network="mlp")
@@ -428,7 +435,7 @@ def test_control_answers_measure_the_model_that_had_not_seen_them(tmp_path: Path
 # report
 
 
-def picture(content: bytes):
+def picture(content: bytes) -> Picture:
     from PIL import Image
 
     return Image.open(io.BytesIO(content)).convert("RGB")

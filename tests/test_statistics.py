@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.statistics import accuracy, better, flip_tail, labels_to_reach, percentiles, seconds, wilson
+from tasks.statistics import Interval, accuracy, better, flip_tail, labels_to_reach, percentiles, seconds, wilson
 
 
-def interval(correct: list[float], groups: list[int] | None = None, seed: int = 0):
+def interval(correct: Sequence[float], groups: Sequence[int] | None = None, seed: int = 0) -> Interval:
     groups = list(range(len(correct))) if groups is None else groups
     return accuracy(np.array(correct), np.array(groups), 0.95, 500, np.random.default_rng(seed))
 

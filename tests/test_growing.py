@@ -1,0 +1,67 @@
+"""A campaign that changes while it runs: new images, new classes, other strategies and networks, a doubtful annotator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tasks import plugins
+from tasks.campaign import LEDGER
+from tasks.ingest import take_in
+from tasks.inputs import read_iteration
+from tasks.ledger import open_ledger
+from tasks.store import Store
+from tests.quick import broken, copy, edit, image_folder, make_workspace, tick
+
+
+def add_class(images: Path, label: int, count: int) -> None:
+    """Images of a class that was not there before."""
+    digits = load_digits()
+    (images / str(label)).mkdir()
+    for number, pixels in enumerate(digits.images[digits.target == label][:count]):
+        Image.fromarray((pixels * 15.9).astype(np.uint8)).save(images / str(label) / f"{number:03d}.png")
+
+
+def test_images_and_classes_that_arrive_later_are_asked_about(tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images")
+    root = make_workspace(tmp_path / "workspace", images)
+    assert [tick(root), tick(root)] == ["iteration 0", "iteration 1"]
+    add_class(images, 3, 30)
+    counts = take_in(root, None)
+    assert (counts.accepted, counts.known) == (30, 120)
+    assert [tick(root) for _ in range(4)] == [f"iteration {n}" for n in range(2, 6)]
+    assert read_iteration(Store(root)).classes == ("0", "1", "2", "3")
+    with open_ledger(root / LEDGER, lambda: "") as ledger:
+        assert any(asked.label == "3" for asked in ledger.asked())
+    assert broken(root) == []
+
+
+@pytest.mark.slow
+def test_every_strategy_and_network_runs_through_the_whole_protocol(closed_iteration: Path, tmp_path: Path) -> None:
+    root = copy(closed_iteration, tmp_path / "workspace")
+    edit(root, {"train.network": "mlp"})
+    for number, strategy in enumerate(plugins.names("strategies"), start=2):
+        edit(root, {"select.strategy": strategy})
+        assert tick(root) == f"iteration {number}"
+    for network in plugins.names("networks"):
+        edit(root, {"select.strategy": "margin", "train.network": network})
+        assert tick(root).startswith("iteration")
+    assert broken(root) == []
+
+
+def test_an_annotator_who_errs_skips_and_leaves_tasks_is_no_obstacle(closed_iteration: Path, tmp_path: Path) -> None:
+    root = copy(closed_iteration, tmp_path / "workspace")
+    edit(
+        root,
+        {"labeling.quorum": 0.5, "labeling.options": {"error_rate": 0.3, "skip_rate": 0.2, "unanswered_rate": 0.2}},
+    )
+    done = [tick(root) for _ in range(4)]
+    assert done[0] == "iteration 2"
+    assert broken(root) == []
+    with open_ledger(root / LEDGER, lambda: "") as ledger:
+        states = {asked.state for asked in ledger.asked()}
+    assert {"labeled", "pending"} <= states
