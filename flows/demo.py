@@ -111,6 +111,7 @@ def _sheet(store: Store) -> bytes:
 
 
 def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tuple[str, str]]:
+    gleaner = _short(Path(sys.executable).parent / "gleaner")
     return [
         ("labels spent", spent(state["labeled"], state["budget"])),
         ("accuracy", accuracy(state)),
@@ -119,11 +120,17 @@ def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tu
         ("where it stands", state["next"]),
         (
             "look at",
-            f"{store.path(PLOT)}\n{store.path(SHEET)}\n{store.path('data/report/report.md')}",
+            "\n".join(_short(store.path(name)) for name in (PLOT, SHEET, "data/report/report.md")),
         ),
-        ("open", f"gleaner ui --workspace {store.root}   (MLflow and Prefect in the browser)"),
-        ("prove it", f"gleaner verify --deep --workspace {store.root}"),
+        ("open", f"{gleaner} ui --workspace {_short(store.root)}   (MLflow and Prefect in the browser)"),
+        ("prove it", f"{gleaner} verify --deep --workspace {_short(store.root)}"),
     ]
+
+
+def _short(path: Path) -> str:
+    """A path as the user who typed `make run` would write it."""
+    started = os.environ.get("GLEANER_STARTED_IN", ".")
+    return min(str(path), os.path.relpath(path, started), key=len)
 
 
 if __name__ == "__main__":
