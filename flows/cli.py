@@ -127,10 +127,14 @@ def _tell(ticks: list[Any]) -> None:
                 f"iteration {done.closed.number}: {done.closed.asked} tasks sent."
                 + (f" Campaign finished: {done.closed.stop}." if done.closed.stop else "")
             )
-            for warning in done.warnings:
-                print(f"warning: {warning}", file=sys.stderr)
+            _warn(done.warnings)
         else:
             print(f"nothing to do: {done.why}.")
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+SHOWN = 5  # refused answers
 ARMS = ("seed", "active", "control", "holdout", "total")
 
 
@@ -36,11 +37,19 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
             ("champion", "none yet" if value["champion"] is None else f"the model of iteration {value['champion']}")
         )
         rows.append(
-            ("remote", value["remote"] or "none: data is on this machine only (`dvc remote add --default NAME URL`)")
+            (
+                "remote",
+                value["remote"]
+                or "none: data is on this machine only (`dvc remote add --default NAME URL`, then commit .dvc/config)",
+            )
         )
-    for name, label in (("quarantined_events", "quarantined answers"), ("waiting_for_tracker", "not in MLflow yet")):
-        if value.get(name):
-            rows.append((label, str(value[name])))
+    if value.get("annotators_work_at"):
+        rows.append(("annotators", value["annotators_work_at"]))
+    rows += [("answer refused", reason) for reason in value.get("quarantined_answers", ())[:SHOWN]]
+    if len(value.get("quarantined_answers", ())) > SHOWN:
+        rows.append(("", f"and {len(value['quarantined_answers']) - SHOWN} more"))
+    if value.get("waiting_for_tracker"):
+        rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
     rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
     return [*rows, ("next", value["next"])]
 

@@ -73,6 +73,8 @@ def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
 
 def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     batch = [item for item in campaign.ledger.asked() if item.iteration == latest.number]
+    if not batch:
+        return Due(True, "no task is waiting for an answer")
     answered = sum(item.state != "pending" for item in batch)
     needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
     if answered >= needed:

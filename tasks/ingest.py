@@ -5,7 +5,10 @@ take_in(Path("."), Path("~/photos"))   ->   Counts(seen=1028, accepted=1019, ...
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from tasks import pool, repository, versions
 from tasks.campaign import IDENTITY, Campaign, open_campaign
@@ -14,10 +17,12 @@ from tasks.counts import Counts, summary
 from tasks.errors import BadInput
 from tasks.intake import ingest
 from tasks.params import Params, parse
+from tasks.sources import open_source
 from tasks.stage import guarded
 from tasks.workspace import set_value
 
 TABLES = (".csv", ".parquet")
+SMALL = 6  # images this many times larger than pool.size are worth a word
 
 
 def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
@@ -39,7 +44,7 @@ def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts
         repository.stage_own(root)
         repository.commit(root, f"ingest: {counts.accepted} images accepted")
         checkpoint("ingest:commit:after")
-    return counts
+        return _note(campaign, counts)
 
 
 def _point_at(campaign: Campaign, source: Path) -> Params:
@@ -53,8 +58,24 @@ def _point_at(campaign: Campaign, source: Path) -> Params:
     if kind != campaign.params.source.kind:
         text = set_value(set_value(text, "source", "kind", kind), "source", "options", {})
     params = parse(text)
+    open_source(campaign.root, params.source)  # refused here, params.yaml stays as it was
     campaign.store.write_bytes("params.yaml", text.encode())
     return params
+
+
+def _note(campaign: Campaign, counts: Counts) -> Counts:
+    """Say when images are kept much smaller than they are: easily overlooked, and costly to find out late."""
+    manifest, info = pool.read_manifest(campaign.store), pool.read_info(campaign.store)
+    if not counts.accepted or info is None:
+        return counts
+    width, height = (int(np.median(manifest[name].to_numpy())) for name in ("width", "height"))
+    if min(width, height) < SMALL * info.size:
+        return counts
+    note = (
+        f"images of about {width}x{height} are kept at {info.size}x{info.size} {info.mode}. If that is too little, set "
+        "pool.size and pool.mode and run `gleaner ingest --rebuild`"
+    )
+    return replace(counts, warnings=(*counts.warnings, note))
 
 
 def _remember_source(campaign: Campaign, source: dict[str, object]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import looking, plugins
+from tasks import looking
 from tasks import pool as files
 from tasks.counts import Counts, count, settle_labels
 from tasks.errors import BadInput, GleanerError
@@ -30,7 +30,7 @@ from tasks.params import Source as SourceParams
 from tasks.pool import PoolInfo, ShardWriter
 from tasks.rebuilding import rebuild as rebuild_pool
 from tasks.sightings import Sighting, Sightings
-from tasks.sources import Found, Source
+from tasks.sources import Found, Source, open_source
 from tasks.store import Store
 from tasks.tables import MANIFEST
 
@@ -79,9 +79,7 @@ def ingest(
     A crash at any point is undone by running it again.
     """
     info = _agreed(store, pool, holdout, campaign, rebuild)
-    opened: Source = plugins.find("sources", source.kind).open_source(
-        store.path(source.path) if source.path else None, **source.options
-    )
+    opened = open_source(store.root, source)
     with looking.quiet():
         if rebuild and info.items:
             with looking.progress_bar(info.items, progress, "rebuild") as advance:
@@ -170,7 +168,7 @@ def _add(run: _Ingest, looked: Looked, placement: Placement, phash: int) -> None
     run.items[looked.sha256] = found.uri
     run.rows.append({
         "item_id": looked.sha256, "uri": found.uri, "shard": shard, "row": row,
-        "width": looked.decoded.width, "height": looked.decoded.height, "bytes": found.size,
+        "width": looked.decoded.width, "height": looked.decoded.height, "bytes": looked.size,
         "group": placement.group, "sequence": found.sequence, "taken": found.taken,
         "split": placement.split, "phash": phash, "ingest": run.number,
     })  # fmt: skip

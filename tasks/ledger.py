@@ -309,8 +309,12 @@ class Ledger:
         ]
 
     def quarantined(self) -> list[dict[str, Any]]:
-        """Events that mean nothing known, with the reason."""
-        return [dict(r) for r in self._db.execute("SELECT * FROM quarantine JOIN label_event USING (seq) ORDER BY seq")]
+        """Events that mean nothing known, with the reason; those that a later revision replaced are left out."""
+        rows = self._db.execute(
+            "SELECT * FROM quarantine JOIN label_event e USING (seq) WHERE revision = (SELECT max(revision)"
+            " FROM label_event WHERE instance = e.instance AND annotation_id = e.annotation_id) ORDER BY seq"
+        )
+        return [dict(row) for row in rows]
 
     # decisions --------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Looked:
     sha256: str = ""
     decoded: Decoded | None = None
     refused: str = ""
+    size: int = -1  # bytes read
 
 
 def look_at(source: Source, found: Found, pool: Pool, known: Callable[[str], bool]) -> Looked:
@@ -52,7 +53,8 @@ def look_at(source: Source, found: Found, pool: Pool, known: Callable[[str], boo
     if known(sha256):
         return Looked(found, sha256)
     try:
-        return Looked(found, sha256, decode(content, pool.size, pool.mode, pool.max_pixels))
+        decoded = decode(content, pool.size, pool.mode, pool.max_pixels)
+        return Looked(found, sha256, decoded, size=len(content))
     except Refused as error:
         return Looked(found, sha256, refused=str(error))
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import plugins, pool
+from tasks import pool
 from tasks.campaign import IDENTITY, Campaign
 from tasks.errors import BadInput
 from tasks.images import Refused
 from tasks.params import Source as SourceParams
-from tasks.sources import Source
+from tasks.sources import Source, open_source
 from tasks.store import Store, sha256
 
 FOLDER = ".gleaner/serving"
@@ -60,8 +60,7 @@ class _Sources:
     def _open(self, source: SourceParams) -> Source:
         key = source.model_dump_json()
         if key not in self._opened:
-            path = (self._root / Path(source.path).expanduser()).resolve() if source.path else None
-            self._opened[key] = plugins.find("sources", source.kind).open_source(path, **source.options)
+            self._opened[key] = open_source(self._root, source)
         return self._opened[key]
 
 

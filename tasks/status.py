@@ -69,7 +69,8 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "low": outcome.get("low"),
         "high": outcome.get("high"),
         "champion": outcome.get("champion"),
-        "quarantined_events": len(campaign.ledger.quarantined()),
+        "quarantined_answers": [row["reason"] for row in campaign.ledger.quarantined()],
+        "annotators_work_at": campaign.tool.address if latest and _images(campaign.store) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
         "remote": versions.remote(campaign.root),
         "findings": _findings(campaign),
@@ -93,4 +94,6 @@ def _next(campaign: Campaign) -> str:
     if not _images(campaign.store):
         return "the pool is empty: `gleaner ingest`"
     verdict = due(campaign)
-    return f"`gleaner tick` ({verdict.why})" if verdict.now else verdict.why
+    if verdict.now:
+        return f"`gleaner tick` ({verdict.why})"
+    return f"`gleaner tick` looks for answers ({verdict.why})" if verdict.why.startswith("waiting") else verdict.why

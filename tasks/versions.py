@@ -11,7 +11,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def reproduce(root: Path, stage: str, log: Path) -> bool:
     """Run one stage if anything it depends on changed; returns whether it ran. What it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _output_to(log), _dvc(root) as repo:
+        with _output_to(log), _dvc(root, quiet=False) as repo:
             return bool(repo.reproduce(targets=[stage], single_item=True))
     except GleanerError as error:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -141,7 +141,8 @@ def _dvc_environment(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _dvc(root: Path) -> Iterator[Any]:
+def _dvc(root: Path, quiet: bool = True) -> Iterator[Any]:
+    """DVC's repository; what DVC says is left out (`quiet`), what it raises becomes a GleanerError."""
     from diskcache import Timeout  # type: ignore[import-untyped]
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -151,6 +152,7 @@ def _dvc(root: Path) -> Iterator[Any]:
         try:
             with (
                 disk_errors(root),
+                _output_to(Path(os.devnull)) if quiet else nullcontext(),
                 chdir(root),
                 Repo(str(root)) as repo,
             ):  # DVC takes paths relative to where the process stands

@@ -151,6 +151,7 @@ def test_the_instance_stays_the_same_and_differs_elsewhere(name: str, tmp_path: 
     tool = connect(name, tmp_path / "a")
     assert tool.instance
     assert tool.instance == connect(name, tmp_path / "a").instance
+    assert tool.address
     place = replace(make_place(tmp_path / "b"), campaign="camp-2")
     assert plugins.find("labeling", name).connect(place).instance != tool.instance
 

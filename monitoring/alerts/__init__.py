@@ -1,1 +1,1 @@
-"""Alert channels, one file each; the file name is the value of ``alert.channel``."""
+"""Alert channels, one file each; a channel sends what the checks found to people."""

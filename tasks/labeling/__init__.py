@@ -71,6 +71,11 @@ class LabelingTool(Protocol):
         """Identity of the server and project: ids are unique only within it."""
         ...
 
+    @property
+    def address(self) -> str:
+        """Where annotators find their tasks, for people to read."""
+        ...
+
     def push(self, tasks: Sequence[Task]) -> list[Receipt]:
         """Make sure that the tool holds every task exactly once; one receipt a task, in order."""
         ...

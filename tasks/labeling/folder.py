@@ -54,6 +54,12 @@ class Folder:
         """A folder belongs to one campaign."""
         return f"folder:{self.place.campaign}"
 
+    @property
+    def address(self) -> str:
+        """The newest batch's folder."""
+        batches = sorted(self.path.glob("iteration-*"))
+        return f"{batches[-1] / 'batch.csv'} (fill in the column `label`)" if batches else str(self.path)
+
     def push(self, tasks: Sequence[Task]) -> list[Receipt]:
         """Write the batch's folder whole, or adopt the one that is there and add what it lacks.
 

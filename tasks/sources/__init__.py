@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from tasks import plugins
+from tasks.params import Source as Section
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,10 @@ class Source(Protocol):
     def read(self, uri: str) -> bytes:
         """The encoded bytes. Raises OSError or tasks.images.Refused with the reason when they cannot be had."""
         ...
+
+
+def open_source(root: Path, section: Section) -> Source:
+    """Open the source that params.yaml names; its path is relative to the workspace. Raises BadInput."""
+    path = (root / Path(section.path).expanduser()).resolve() if section.path else None
+    source: Source = plugins.find("sources", section.kind).open_source(path, **section.options)
+    return source
