@@ -65,7 +65,7 @@ PURE = {
 }  # fmt: skip
 FLOOR_1 = {"tasks/plugins.py", "tasks/params.py", "tasks/params_text.py", "tasks/params_plugins.py"}
 FLOOR_2 = {
-    "tasks/store.py", "tasks/ledger.py", "tasks/lock.py", "tasks/versions.py", "tasks/repository.py", "tasks/inputs.py",
+    "tasks/store.py", "tasks/ledger.py", "tasks/ledger_tables.py", "tasks/ledger_events.py", "tasks/lock.py", "tasks/versions.py", "tasks/repository.py", "tasks/inputs.py",
     "tasks/features.py", "tasks/head.py", "tasks/acquire.py", "tasks/pool.py", "tasks/snapshot.py", "tasks/artefacts.py",
     "tasks/sightings.py", "tasks/looking.py", "tasks/counts.py", "tasks/intake.py", "tasks/stage.py", "tasks/campaign.py", "tasks/rebuilding.py",
     "tasks/pointers.py", "tasks/leftovers.py",
@@ -77,7 +77,13 @@ VENDORS = {
     "dvc": ("tasks/versions.py",),
     "great_expectations": ("monitoring/tables.py",),
     # versions.py opens no database: it catches what DVC's own database of file states raises
-    "sqlite3": ("tasks/ledger.py", "tasks/labeling/oracle.py", "tasks/versions.py"),
+    "sqlite3": (
+        "tasks/ledger.py",
+        "tasks/ledger_tables.py",
+        "tasks/ledger_events.py",
+        "tasks/labeling/oracle.py",
+        "tasks/versions.py",
+    ),
     "torchvision": ("tasks/backbones/", "tasks/sources/torchvision.py"),
     "torch": ("tasks/backbones/", "tasks/networks/"),
     "sklearn": ("tasks/sources/digits.py",),
