@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.errors import GleanerError, Unreachable
 from tasks.repository import commit, git
-from tasks.store import disk_error, disk_errors
+from tasks.store import Store, disk_error, disk_errors
 
 SETTINGS = (
     ("core", "analytics", "false"),
@@ -27,6 +27,7 @@ SETTINGS = (
     ("cache", "type", "reflink,hardlink,copy"),
 )
 WORKSPACE = "workspace"  # the remote that is the workspace's own cache
+PUSHED_TO = ".gleaner/pushed_to"  # holds the URL of the remote that has every tag
 
 
 def initialise(root: Path, home: Path) -> None:
@@ -237,6 +238,7 @@ def _remote(root: Path) -> dict[str, Any]:
 def push(root: Path) -> None:
     """Copy the iteration's data to the remote, when there is one beside the workspace itself.
 
+    A remote that is new here gets the data of every tag: iterations closed earlier must restore from it too.
     Raises Unreachable when the remote is not there or takes nothing.
     """
     url = remote(root)
@@ -245,8 +247,12 @@ def push(root: Path) -> None:
     fix = "Bring it back, or choose another (`dvc remote modify`, `git commit .dvc/config`), then run the tick again."
     if "://" not in url and not Path(url).is_dir():
         raise Unreachable(f"the DVC remote {url} is not there (a disk that is not mounted?). Nothing was tagged. {fix}")
+    known = Store(root).path(PUSHED_TO)
+    new = not known.exists() or known.read_text(encoding="utf-8") != url
     try:
         with _dvc(root) as repo:
-            repo.push()
+            repo.push(all_tags=new)
     except GleanerError as error:
         raise Unreachable(f"the DVC remote {url} did not take the iteration's data: {error} {fix}") from error
+    if new:
+        Store(root).write_bytes(PUSHED_TO, url.encode())

@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator
         "--artifacts-destination",
         str(folder / "artifacts"),
     ]
-    # MLflow's own queue of jobs starts three more processes; Gleaner asks for no job
+    # MLflow's queue of jobs would start eight more processes; Gleaner asks for no job
     environment = {**os.environ, **mlflow.ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
