@@ -8,11 +8,12 @@ No flow waits in memory for people: a tick with nothing due ends at once, and th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -29,6 +30,9 @@ from tasks.import_labels import due, open_iteration, poll
 
 LOGS = ".gleaner/logs"
 OUTSIDE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [1, 5, 20], "cache_policy": NO_CACHE}
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def import_labels(campaign: Campaign) -> int:
     """Poll the labeling tool and open the iteration."""
     answers = poll(campaign)
     number = open_iteration(campaign)
-    get_run_logger().info("%d new answers; iteration %d is open", answers, number)
+    _log().info("%d new answers; iteration %d is open", answers, number)
     return number
 
 
@@ -59,9 +63,7 @@ def run_stage(campaign: Campaign, stage: str, number: int) -> bool:
     """Run one DVC stage if anything it depends on changed."""
     log = campaign.store.path(f"{LOGS}/{repository.tag_name(number)}-{stage}.log")
     ran = versions.reproduce(campaign.root, stage, log)
-    get_run_logger().info(
-        "%s", log.read_text(encoding="utf-8", errors="replace").strip() or f"{stage}: nothing changed"
-    )
+    _log().info("%s", log.read_text(encoding="utf-8", errors="replace").strip() or f"{stage}: nothing changed")
     return ran
 
 
@@ -95,8 +97,19 @@ def track(campaign: Campaign) -> list[str]:
     """Show the iteration in the tracker; when that is not there, the outbox keeps it."""
     problems = tracking.flush(campaign)
     for problem in problems:
-        get_run_logger().warning(problem)
+        _log().warning(problem)
     return problems
+
+
+def _log() -> Any:
+    """Prefect's log of this run; the process's own when Prefect is not there."""
+    return get_run_logger() if flow_run.id else logging.getLogger("gleaner.tick")
+
+
+def _do(what: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a task through Prefect, or plainly when the tick runs without it (`tick.fn`)."""
+    plain: Callable[..., Result] = what if flow_run.id else what.fn  # type: ignore[attr-defined]
+    return plain(*arguments)
 
 
 def _silent(step: str) -> None:
@@ -114,7 +127,10 @@ def _run_name() -> str:
 
 @flow(name="tick", flow_run_name=_run_name)
 def tick(workspace: str) -> Tick:
-    """Recover, poll, and run one iteration if one is due. Raises Blocked when a check refuses the batch."""
+    """Recover, poll, and run one iteration if one is due. Raises Blocked when a check refuses the batch.
+
+    `tick.fn(workspace)` is the same without Prefect, for when its server is down.
+    """
     root = Path(workspace)
     with open_campaign(root, "tick") as campaign:
         recovered = finish_exported(campaign)
@@ -123,7 +139,7 @@ def tick(workspace: str) -> Tick:
         poll(campaign)
         verdict = due(campaign)
         if not verdict.now:
-            get_run_logger().info("nothing is due: %s", verdict.why)
+            _log().info("nothing is due: %s", verdict.why)
             return Tick(None, verdict.why)
         closed, found = _iterate(campaign)
         return _finished(campaign, closed, verdict.why, found)
@@ -132,20 +148,20 @@ def tick(workspace: str) -> Tick:
 def _iterate(campaign: Campaign) -> tuple[Closed | None, tuple[str, ...]]:
     step = ON_STEP.get()
     step("import labels")
-    number = import_labels(campaign)
+    number = _do(import_labels, campaign)
     for stage in versions.stage_order(campaign.root):
         step(stage)
-        run_stage(campaign, stage, number)
-    found = alert(campaign)
+        _do(run_stage, campaign, stage, number)
+    found = _do(alert, campaign)
     step("validate tables")
-    validate_tables(campaign)
+    _do(validate_tables, campaign)
     step("export")
-    return export_batch(campaign), found
+    return _do(export_batch, campaign), found
 
 
 def _finished(campaign: Campaign, closed: Closed | None, why: str, found: tuple[str, ...] = ()) -> Tick:
-    warnings = [*found, *track(campaign)]
-    if closed is not None:
+    warnings = [*found, *_do(track, campaign)]
+    if closed is not None and flow_run.id:
         _artifacts(campaign, closed)
     return Tick(closed, why, tuple(warnings))
 

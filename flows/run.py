@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flows import settings
 from tasks import versions
 from tasks.campaign import open_campaign
+from tasks.errors import Unreachable
 from tasks.export import finish_exported
 from tasks.import_labels import due, poll
 
@@ -61,13 +62,24 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
 
 
 def _tick(root: Path, title: str) -> Tick:
+    import httpx
+
     from flows.iterate import ON_STEP, tick
 
     settings.quiet_console()
+    problem = settings.unreachable()
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
         before = ON_STEP.set(step)
         try:
-            return tick(str(root))
+            if problem is None:
+                return tick(str(root))
+            done: Tick = tick.fn(str(root))
+            return replace(done, warnings=(*done.warnings, f"this iteration ran without Prefect: {problem}"))
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"Prefect's server went away during the iteration ({type(error).__name__}: {error}). "
+                "Nothing is lost: run the tick again."
+            ) from error
         finally:
             ON_STEP.reset(before)
 

@@ -9,7 +9,7 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the default of 20 is too short on a loaded machine
-    "PREFECT_CLIENT_MAX_RETRIES": "8",  # SQLite servers answer 503 while they are locked
+    "PREFECT_CLIENT_MAX_RETRIES": "5",  # a SQLite server answers 503 while it is locked; a minute, then it is down
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # one authority for what is done already: DVC
 }
@@ -39,3 +39,20 @@ def quiet_console() -> None:
         for handler in logging.getLogger(None if name == "root" else name).handlers:
             if isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(logging.CRITICAL + 1)
+
+
+def unreachable() -> str | None:
+    """Why Prefect's API cannot be used (its server is down, or the ephemeral one does not start), None when it can."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    url = os.environ.get("PREFECT_API_URL")
+    try:
+        if url:  # a short look first: Prefect's own client would wait a minute for a closed port
+            httpx.get(f"{url.rstrip('/')}/health", timeout=5.0).raise_for_status()
+            return None
+        with get_client(sync_client=True) as client:
+            client.hello()
+    except (httpx.HTTPError, RuntimeError, OSError) as error:
+        return f"{url or 'its own server'} does not answer ({type(error).__name__}: {error})"
+    return None

@@ -75,7 +75,7 @@ def _free(port: int) -> int:
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(log, "wb") as handle:
         return subprocess.Popen(
             command, stdout=handle, stderr=subprocess.STDOUT, env=environment, start_new_session=True

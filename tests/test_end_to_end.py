@@ -221,3 +221,12 @@ def test_a_tick_against_a_prefect_server(campaign: Path, tmp_path: Path, prefect
     assert "iteration 3: 6 tasks sent" in out
     runs = httpx.post(f"{prefect_server}/flow_runs/filter", json={}).json()
     assert [run["name"] for run in runs] == ["copy: iteration 3"]
+
+
+def test_an_iteration_goes_on_without_prefect_and_says_so(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign, copy, symlinks=True)
+    out = gleaner("tick", "--workspace", str(copy), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "iteration 3: 6 tasks sent" in out
+    assert "ran without Prefect: http://127.0.0.1:9/api does not answer" in out
+    assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))

@@ -79,7 +79,9 @@ FAULTS: list[tuple[TableKind, str, Callable[[list[Any]], list[Any]], tuple[str, 
 ]
 
 
-@pytest.mark.parametrize(("kind", "column", "change", "expected"), FAULTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("kind", "column", "change", "expected"), FAULTS, ids=[f"{n}-{f[1]}" for n, f in enumerate(FAULTS)]
+)
 def test_a_seeded_fault_is_found(
     store: Store, kind: TableKind, column: str, change: Callable[[list[Any]], list[Any]], expected: tuple[str, str]
 ) -> None:
