@@ -51,6 +51,7 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
         idle = look(root)
         if idle is None:
             if not done:
+                settings.end_orphans(root)
                 settings.prepare(root)
             done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
             deadline = time.monotonic() + wait_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 DEFAULTS = {
@@ -13,6 +14,7 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # one authority for what is done already: DVC
 }
+TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its process id
 #: any of these means that the user has a Prefect of their own; then theirs is used
 OWN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
 
@@ -21,10 +23,30 @@ def prepare(root: Path) -> None:
     """Point Prefect at the workspace's own database unless the environment names another."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ[TICK] = str(os.getpid())
     if not any(name in os.environ for name in OWN):
         home = root.resolve() / ".gleaner" / "prefect"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ["PREFECT_HOME"] = str(home)
+
+
+def end_orphans(root: Path) -> list[int]:
+    """End ephemeral Prefect servers of this workspace whose tick was killed: they would live on for ever. Returns pids.
+
+    A server is ours when its environment names our database and a tick's process that is gone.
+    """
+    home = f"PREFECT_HOME={(root.resolve() / '.gleaner' / 'prefect')}".encode()
+    ended = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone, or somebody else's
+            continue
+        ticks = [entry[len(TICK) + 1 :] for entry in environment if entry.startswith(f"{TICK}=".encode())]
+        if home in environment and ticks and not Path(f"/proc/{int(ticks[0])}").exists():
+            os.kill(int(folder.name), signal.SIGTERM)
+            ended.append(int(folder.name))
+    return ended
 
 
 def quiet_console() -> None:

@@ -230,3 +230,38 @@ def test_an_iteration_goes_on_without_prefect_and_says_so(campaign: Path, tmp_pa
     assert "iteration 3: 6 tasks sent" in out
     assert "ran without Prefect: http://127.0.0.1:9/api does not answer" in out
     assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_a_killed_tick_leaves_no_server_behind_after_the_next(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign, copy, symlinks=True)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GLEANER_"))}
+    with subprocess.Popen(
+        [str(GLEANER), "tick", "--workspace", str(copy)], env=clean, stderr=subprocess.DEVNULL
+    ) as killed:
+        while not servers(copy):
+            time.sleep(0.1)
+            assert killed.poll() is None
+        killed.kill()
+    assert servers(copy)
+    gleaner("tick", "--workspace", str(copy))
+    assert not servers(copy)
+    assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))
+
+
+def servers(root: Path) -> list[int]:
+    """Processes that work on a workspace's Prefect database."""
+    home = f"PREFECT_HOME={root}/.gleaner/prefect".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                home in (folder / "environ").read_bytes().split(b"\0")
+                and b"uvicorn" in (folder / "cmdline").read_bytes()
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
