@@ -248,7 +248,7 @@ def test_a_damaged_list_of_artefacts_is_named(root: Path) -> None:
     (root / artefacts.ARTEFACTS).write_text("{}")
     repository.stage_own(root)
     repository.commit(root, "a list without files")
-    repository.git(root, "tag", "--force", "--annotate", "iter-0001", "--message", "twin")
+    repository.git(root, "tag", "--force", "iter-0001")
     assert "its list of artefacts is of iteration -1" in found(root)["I4 a tag restores"]
 
 
