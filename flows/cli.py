@@ -122,6 +122,7 @@ def _tell(ticks: list[Any]) -> None:
     for done in ticks:
         if isinstance(done, Idle):
             print(f"nothing to do: {done.why}.")
+            _warn(done.warnings)
         elif done.closed is not None:
             print(
                 f"iteration {done.closed.number}: {done.closed.asked} tasks sent."

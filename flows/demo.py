@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.run import Idle, run_ticks
-from flows.screen import accuracy, show_table, spent
+from flows.screen import accuracy, asked, show_table, spent
 from flows.simulation import curve, progress, uniform_needs, write_results
 from tasks import workspace
 from tasks.campaign import IDENTITY
@@ -98,12 +98,12 @@ def _plot(store: Store, learning: Any, results: Any) -> None:
 
 def _sheet(store: Store) -> bytes:
     """What was asked for training, in order; the number is the iteration, below it stands the answer."""
-    asked = [row for row in store.read_table(ASKED).to_pylist() if row["arm"] in ("seed", "active")][:SHOWN]
+    rows = [row for row in store.read_table(ASKED).to_pylist() if row["arm"] in ("seed", "active")][:SHOWN]
     manifest = read_manifest(store).select(["item_id", "shard", "row"]).to_pylist()
     place = {row["item_id"]: (shard_path(row["shard"]), row["row"]) for row in manifest}
     answers = dict(zip(*store.read_table(LABELS, ["item_id", "label"]).to_pydict().values(), strict=True))
     tiles = []
-    for row in asked:
+    for row in rows:
         shard, position = place[row["item_id"]]
         image = store.read_array(shard)[position]
         tiles.append(Tile(image, row["iteration"], row["arm"], answers.get(row["item_id"], "no answer")))
@@ -113,10 +113,11 @@ def _sheet(store: Store) -> bytes:
 def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tuple[str, str]]:
     gleaner = _short(Path(sys.executable).parent / "gleaner")
     return [
-        ("labels spent", spent(state["labeled"], state["budget"])),
+        ("labels spent", spent(state["labeled"])),
+        ("asked", asked(state)),
         ("accuracy", accuracy(state)),
         ("training labels used", f"{used} (seed, active and control)"),
-        ("random sampling", f"needs {needs} for the same accuracy"),
+        ("random sampling", f"needs {needs} for that accuracy (taken as exact)"),
         ("where it stands", state["next"]),
         (
             "look at",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import settings
-from tasks import versions
+from tasks import tracking, versions
 from tasks.campaign import open_campaign
 from tasks.errors import Unreachable
-from tasks.export import finish_exported
 from tasks.import_labels import due, poll
 
 if TYPE_CHECKING:
@@ -31,16 +31,18 @@ class Idle:
     """A look that found nothing to do, before anything heavy was imported."""
 
     why: str
+    warnings: tuple[str, ...] = ()
 
 
 def look(root: Path) -> Idle | None:
-    """Poll the labeling tool and decide whether a tick is due. Imports neither Prefect nor MLflow."""
+    """Poll the labeling tool and decide whether a tick is due. Imports no Prefect, and MLflow only when it is waited for."""
     with open_campaign(root, "tick") as campaign:
-        if finish_exported(campaign) is not None:
+        latest = campaign.ledger.latest()
+        if latest is not None and latest.state in ("selected", "exported"):
             return None
         poll(campaign)
         verdict = due(campaign)
-        return None if verdict.now else Idle(verdict.why)
+        return None if verdict.now else Idle(verdict.why, tuple(tracking.flush(campaign)))
 
 
 def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:
@@ -70,7 +72,7 @@ def _tick(root: Path, title: str) -> Tick:
     settings.quiet_console()
     problem = settings.unreachable()
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
-        before = ON_STEP.set(step)
+        before = ON_STEP.set(_interruptible(root, step))
         try:
             if problem is None:
                 return tick(str(root))
@@ -83,6 +85,26 @@ def _tick(root: Path, title: str) -> Tick:
             ) from error
         finally:
             ON_STEP.reset(before)
+
+
+def _interruptible(root: Path, step: Callable[[str], None]) -> Callable[[str], None]:
+    """End at once on Ctrl-C and SIGTERM: the next tick recovers from an end at any point, and Prefect's own handler
+    would wait for a server that the same signal has ended. Prefect takes SIGTERM over when a flow starts, so each step
+    takes it back."""
+
+    def end(number: int, frame: object) -> None:
+        settings.end_own(root)
+        os.write(2, b"\x1b[?25h\ninterrupted: nothing is lost, the next tick goes on from here.\n")
+        os._exit(128 + number)
+
+    def announce(name: str) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        step(name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return announce
 
 
 class _Steps:

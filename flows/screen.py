@@ -30,8 +30,8 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     if value.get("iteration") is not None:
         rows.append(("iteration", f"{value['iteration']} ({value['state']})"))
     if "labeled" in value:
-        rows.append(("labels spent", spent(value["labeled"], value["budget"])))
-        rows.append(("waiting", f"{value['pending']} tasks unanswered, {value['skipped']} skipped"))
+        rows.append(("labels spent", spent(value["labeled"])))
+        rows.append(("asked", asked(value)))
         rows.append(("accuracy", accuracy(value)))
         rows.append(
             ("champion", "none yet" if value["champion"] is None else f"the model of iteration {value['champion']}")
@@ -54,10 +54,16 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("next", value["next"])]
 
 
-def spent(labels: dict[str, int], budget: int | None = None) -> str:
-    """'seed 20, active 162, control 18, holdout 300: total 500 of 500'."""
-    parts = ", ".join(f"{arm} {labels[arm]}" for arm in ARMS[:-1])
-    return f"{parts}: total {labels['total']}" + (f" of {budget}" if budget else "")
+def spent(labels: dict[str, int]) -> str:
+    """'seed 20, active 162, control 18, holdout 300: total 500'."""
+    return ", ".join(f"{arm} {labels[arm]}" for arm in ARMS[:-1]) + f": total {labels['total']}"
+
+
+def asked(value: dict[str, Any]) -> str:
+    """'36 of a budget of 500: 30 labeled, 6 waiting, 0 skipped'."""
+    budget = f" of a budget of {value['budget']}" if value["budget"] else ""
+    states = f"{value['labeled']['total']} labeled, {value['pending']} waiting, {value['skipped']} skipped"
+    return f"{value['asked']['total']}{budget}: {states}"
 
 
 def accuracy(value: dict[str, Any]) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+
+from tasks.stage import TICK
 
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -14,7 +17,6 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",  # one authority for what is done already: DVC
 }
-TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its process id
 #: any of these means that the user has a Prefect of their own; then theirs is used
 OWN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
 
@@ -31,10 +33,17 @@ def prepare(root: Path) -> None:
 
 
 def end_orphans(root: Path) -> list[int]:
-    """End ephemeral Prefect servers of this workspace whose tick was killed: they would live on for ever. Returns pids.
+    """End ephemeral Prefect servers of this workspace whose tick was killed: they would live on for ever. Returns pids."""
+    return _end(root, lambda tick: not Path(f"/proc/{tick}").exists())
 
-    A server is ours when its environment names our database and a tick's process that is gone.
-    """
+
+def end_own(root: Path) -> list[int]:
+    """End what this process started for its tick, stages and server. Returns pids."""
+    return _end(root, lambda tick: tick == os.getpid())
+
+
+def _end(root: Path, of: Callable[[int], bool]) -> list[int]:
+    """End processes whose environment names our Prefect database and a tick (a process id) that `of` is true of."""
     home = f"PREFECT_HOME={(root.resolve() / '.gleaner' / 'prefect')}".encode()
     ended = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -43,7 +52,7 @@ def end_orphans(root: Path) -> list[int]:
         except OSError:  # gone, or somebody else's
             continue
         ticks = [entry[len(TICK) + 1 :] for entry in environment if entry.startswith(f"{TICK}=".encode())]
-        if home in environment and ticks and not Path(f"/proc/{int(ticks[0])}").exists():
+        if home in environment and ticks and of(int(ticks[0])) and int(folder.name) != os.getpid():
             os.kill(int(folder.name), signal.SIGTERM)
             ended.append(int(folder.name))
     return ended

@@ -85,7 +85,7 @@ def uniform_needs(results: pa.Table, target: float) -> str:
         return f"more than {most} labels"
     if reached.low is None or reached.high is None:
         return f"about {reached.labels:.0f} labels ({reached.reached} of {reached.seeds} seeds got there within {most})"
-    return f"{reached.labels:.0f} labels (95 % interval {reached.low:.0f} to {reached.high:.0f}, {reached.seeds} seeds)"
+    return f"{reached.labels:.0f} labels (95 % interval {reached.low:.0f} to {reached.high:.0f}, over its {reached.seeds} seeds)"
 
 
 def draw(results: pa.Table, strategies: tuple[str, ...], title: str) -> bytes:

@@ -22,7 +22,7 @@ from tasks.labeling import LabelingTool, Place
 from tasks.ledger import Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
 from tasks.params import Params
-from tasks.pool import PoolInfo, read_info
+from tasks.pool import PoolInfo, read_info, require_same
 from tasks.store import Store, disk_errors
 from tasks.tables import KNOWN_LABELS
 
@@ -56,6 +56,7 @@ class Campaign:
         info = read_info(self.store)
         if info is None or not info.items:
             raise BadInput(f"{self.root}: the pool is empty. `gleaner ingest` reads the images that params.yaml names.")
+        require_same(info, self.params.pool.size, self.params.pool.mode)
         return info
 
     @cached_property

@@ -150,8 +150,8 @@ def _per_class(store: Store, iteration: Iteration, said: Said) -> pa.Table:
 def _control(store: Store, iteration: Iteration) -> dict[str, Any]:
     """Accuracy on answered control items as predicted before training on them, summed over iterations.
 
-    An unbiased look at the whole pool, one iteration late: answers to the last batch against the last scores.
-    Answers that come later than that are not counted.
+    A uniform sample of the images that were not asked about before, so it reads higher than the whole pool would; one
+    iteration late, and of each iteration's own model. Answers that come later than that are not counted.
     """
     before = previous(store, "metrics.json") or {}
     right, seen = before.get("control_correct") or 0.0, before.get("control_measured") or 0

@@ -43,7 +43,7 @@ def poll(campaign: Campaign) -> int:
     checkpoint("import:store:before")
     stored = campaign.ledger.store_events(campaign.tool.instance, events)
     checkpoint("import:store:after")
-    answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes)
+    answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
     checkpoint("import:interpret:after")
     if stored:
         campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
@@ -79,6 +79,7 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
     if answered >= needed:
         return Due(True, f"{answered} of {len(batch)} tasks are answered")
+    _require_same_tool(campaign, latest.number)
     hours = campaign.params.labeling.deadline_hours
     if hours and answered and latest.closed_at and _hours_since(latest.closed_at) >= hours:
         return Due(True, f"the deadline of {hours} h has passed with {answered} of {len(batch)} tasks answered")
@@ -86,6 +87,17 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
         False,
         f"waiting for annotators: {answered} of {len(batch)} tasks of iteration {latest.number} are answered, {needed} are needed",
     )
+
+
+def _require_same_tool(campaign: Campaign, number: int) -> None:
+    """Tasks that wait at another tool, or at another server of the same one, would never be answered."""
+    here = campaign.tool.instance
+    elsewhere = {task["instance"] for task in campaign.ledger.batch(number)} - {here}
+    if elsewhere:
+        raise BadInput(
+            f"iteration {number} waits for answers at {', '.join(sorted(elsewhere))}, but params.yaml names {here} "
+            "(labeling.tool). Set the tool back until they are in, or lower labeling.quorum to go on without them."
+        )
 
 
 def _hours_since(moment: str) -> float:
@@ -99,19 +111,18 @@ def open_iteration(campaign: Campaign) -> int:
         checkpoint("open:ledger:before")
         latest = campaign.ledger.open_iteration(repository.head(campaign.root))
         checkpoint("open:ledger:after")
-    if not _frozen(campaign, latest.number):
-        inputs.freeze(campaign.store, iteration_of(campaign, latest), tables(campaign, latest))
+    iteration = iteration_of(campaign, latest)
+    if not _frozen(campaign, iteration):
+        inputs.freeze(campaign.store, iteration, tables(campaign, latest))
         checkpoint("open:freeze:after")
     versions.add_data(campaign.root, ("data/pool", "data/inputs"))
     checkpoint("open:add:after")
     return latest.number
 
 
-def _frozen(campaign: Campaign, number: int) -> bool:
-    if not campaign.store.exists(inputs.ITERATION):
-        return False
-    frozen = inputs.read_iteration(campaign.store)
-    return (frozen.number, frozen.campaign) == (number, campaign.id)
+def _frozen(campaign: Campaign, iteration: inputs.Iteration) -> bool:
+    """Whether the inputs are of this iteration and of params.yaml as it is: budget, seed and classes are frozen too."""
+    return campaign.store.exists(inputs.ITERATION) and inputs.read_iteration(campaign.store) == iteration
 
 
 def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:

@@ -60,7 +60,7 @@ def read_iteration(store: Store) -> Iteration:
 def freeze(store: Store, iteration: Iteration, tables: dict[TableKind, pa.Table]) -> None:
     """Write data/inputs/ whole: `tables` for FROZEN_MANIFEST, LABELS, ASKED, HISTORY; `previous/` from the last outputs.
 
-    Must run before any stage of the iteration: afterwards the last iteration's outputs are gone.
+    The first time it must run before any stage of the iteration; again (params changed while it is open), any time.
     """
     building = store.path(BUILDING)
     remove_folder(building)
@@ -69,11 +69,17 @@ def freeze(store: Store, iteration: Iteration, tables: dict[TableKind, pa.Table]
         staged.write_table(_moved(kind), tables[kind])
     staged.write_json("iteration.json", asdict(iteration))
     if iteration.number > 0:
-        _carry(store, staged)
+        _carry(store, staged, iteration)
     replace_folder(building, store.path("data/inputs"))
 
 
-def _carry(store: Store, staged: Store) -> None:
+def _carry(store: Store, staged: Store, iteration: Iteration) -> None:
+    """What the iteration before left; once this one's inputs are frozen, its own stages may have replaced the originals."""
+    kept = store.path("data/inputs/previous")
+    before = read_iteration(store) if store.exists(ITERATION) else None
+    if before is not None and (before.number, before.campaign) == (iteration.number, iteration.campaign):
+        shutil.copytree(kept, staged.root / "previous", copy_function=shutil.copyfile)
+        return
     (staged.root / "previous").mkdir()
     for source, name in CARRIED.items():
         if store.exists(source):

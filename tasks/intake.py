@@ -22,7 +22,7 @@ import pyarrow as pa
 from tasks import looking
 from tasks import pool as files
 from tasks.counts import Counts, count, settle_labels
-from tasks.errors import BadInput, GleanerError
+from tasks.errors import GleanerError
 from tasks.grouping import Groups, Placement, Rule, place
 from tasks.looking import Looked
 from tasks.params import Campaign, Compute, Holdout, Pool
@@ -96,12 +96,8 @@ def _agreed(store: Store, pool: Pool, holdout: Holdout, campaign: Campaign, rebu
     info = files.read_info(store)
     if info is None:
         return PoolInfo(pool.size, pool.mode, str(campaign.seed), holdout.share)
-    if (info.size, info.mode) != (pool.size, pool.mode) and not rebuild:
-        raise BadInput(
-            f"params.yaml: pool.size {pool.size} and pool.mode {pool.mode}, but data/pool holds images of "
-            f"{info.size} x {info.size} {info.mode}. Set them back, or decode the pool anew "
-            "(`gleaner ingest --rebuild`): items, groups, splits and labels stay."
-        )
+    if not rebuild:
+        files.require_same(info, pool.size, pool.mode)
     return info
 
 

@@ -1,4 +1,4 @@
-"""The ledger: what was asked, answered and decided. One SQLite file, one writer, nothing is ever deleted.
+"""The ledger: what was asked, answered and decided. One SQLite file, one writer; what was said is never deleted.
 
     iteration      one row an iteration: open -> selected -> exported -> closed
     selection      every item ever asked about (UNIQUE: no item twice)

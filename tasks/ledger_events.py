@@ -45,10 +45,17 @@ class LabelEvents(LedgerFile):
         )
         return 1
 
-    def interpret_events(self, interpret: Callable[[dict[str, Any]], Answer], classes: Sequence[str]) -> int:
-        """Interpret every event that has no answer yet, quarantined ones again; returns how many became answers."""
+    def interpret_events(
+        self, interpret: Callable[[dict[str, Any]], Answer], classes: Sequence[str], instance: str | None = None
+    ) -> int:
+        """Interpret every event of `instance` (default: all) that has no answer yet, quarantined ones again.
+
+        Returns how many became answers.
+        """
         rows = self._db.execute(
-            "SELECT seq, payload FROM label_event WHERE seq NOT IN (SELECT seq FROM answer) ORDER BY seq"
+            "SELECT seq, payload FROM label_event WHERE seq NOT IN (SELECT seq FROM answer)"
+            " AND instance = coalesce(?, instance) ORDER BY seq",
+            (instance,),
         ).fetchall()
         known = {row["key"]: row["item_id"] for row in self._db.execute("SELECT key, item_id FROM outbox")}
         answered = 0
@@ -75,12 +82,18 @@ class LabelEvents(LedgerFile):
         return answered
 
     def asked(self, event_seq: int | None = None) -> list[Asked]:
-        """Every item of every exported batch with its newest answer up to `event_seq` (default: all events)."""
+        """Every selected item with its newest answer up to `event_seq` (default: all events).
+
+        An answer that a later revision of the same annotation replaced does not count, even when that revision could
+        not be read: its annotator no longer says so.
+        """
         limit = self.last_event() if event_seq is None else event_seq
         rows = self._db.execute(
             "SELECT s.item_id, s.iteration, s.rank, s.arm, coalesce(a.kind, 'pending') AS kind,"
             " coalesce(a.label, '') AS label, coalesce(a.seq, 0) AS event FROM selection s LEFT JOIN answer a ON a.seq ="
-            " (SELECT max(seq) FROM answer WHERE item_id = s.item_id AND seq <= ?) ORDER BY s.iteration, s.rank",
+            " (SELECT max(v.seq) FROM answer v JOIN label_event e USING (seq) WHERE v.item_id = s.item_id AND v.seq <= ?1"
+            " AND NOT EXISTS (SELECT 1 FROM label_event n WHERE n.instance = e.instance AND n.seq <= ?1"
+            " AND n.annotation_id = e.annotation_id AND n.revision > e.revision)) ORDER BY s.iteration, s.rank",
             (limit,),
         )
         states = {"pending": "pending", "label": "labeled", "skip": "skipped"}

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.checkpoint import checkpoint
-from tasks.errors import GleanerError
+from tasks.errors import BadInput, GleanerError
 from tasks.grouping import Groups, thumbnails
 from tasks.store import TEMPORARY, Store
 from tasks.tables import KNOWN_LABELS, MANIFEST, SIGHTINGS, TableKind
@@ -58,6 +58,16 @@ class PoolInfo:
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels of an image."""
         return (self.size, self.size, 1 if self.mode == "L" else 3)
+
+
+def require_same(info: PoolInfo, size: int, mode: str) -> None:
+    """Raise BadInput when params.yaml asks for other images than the pool holds."""
+    if (info.size, info.mode) != (size, mode):
+        raise BadInput(
+            f"params.yaml: pool.size {size} and pool.mode {mode}, but data/pool holds images of "
+            f"{info.size} x {info.size} {info.mode}. Set them back, or decode the pool anew "
+            "(`gleaner ingest --rebuild`): items, groups, splits and labels stay."
+        )
 
 
 def shard_path(number: int) -> str:

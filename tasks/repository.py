@@ -95,14 +95,14 @@ def require_clean(root: Path) -> None:
 def start_branch(root: Path, name: str, number: int) -> None:
     """Leave the tag for a branch of its own; tags of later iterations belong to the other campaign."""
     git(root, "switch", "--quiet", "--force-create", name)
-    later = [tag for tag in tags(root) if tag > tag_name(number)]
+    later = [tag for tag in tags(root) if int(tag.rpartition("-")[2]) > number]
     if later:
         git(root, "tag", "--delete", *later)
 
 
 def code_changed(root: Path, since: str) -> list[str]:
     """Code files that differ between a commit and HEAD."""
-    return git(root, "diff", "--name-only", since, "HEAD", "--", *CODE).split()
+    return git(root, "diff", "--name-only", since, "HEAD", "--", *CODE).splitlines()
 
 
 def commit(root: Path, message: str) -> str:

@@ -22,6 +22,8 @@ from tasks.errors import GleanerError
 from tasks.params import Params, load
 from tasks.store import Store
 
+TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its process id
+
 
 def sections(run: Callable[..., Any]) -> tuple[str, ...]:
     """The sections of params.yaml that a stage reads: the arguments of its `run` after the store."""
@@ -85,6 +87,12 @@ def limit_threads(threads: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this stage when the process that started it dies: no orphan writes over a re-run."""
+    """Ask Linux to kill this stage when the process that started it dies: no orphan writes over a re-run.
+
+    A tick that died before this was asked is noticed too: everything it starts carries its process id.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+        tick = os.environ.get(TICK)
+        if tick is not None and not Path(f"/proc/{tick}").exists():
+            sys.exit(f"error: the tick that started this stage (process {tick}) is gone; the next one runs it again")

@@ -79,12 +79,15 @@ def clone(root: Path, target: Path, name: str) -> None:
     """
     git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
     now = _remote(root)  # the tag names the remote of its own time
+    origin = _origin_cache(root)
     with _dvc(target) as repo, _edit(repo.config, "local") as settings:
         settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
         if now:
             settings["remote"]["now"] = {key: value for key, value in now.items() if key != "name"}
+        if origin:
+            settings["remote"]["origin"] = {"url": str(origin)}
     problems = []
-    for source in ("source", "now", None) if now else ("source", None):
+    for source in ("source", *(["now"] if now else []), *(["origin"] if origin else []), None):
         try:
             with _output_to(Path(os.devnull)), _dvc(target) as repo:
                 repo.fetch(remote=source)
@@ -96,6 +99,15 @@ def clone(root: Path, target: Path, name: str) -> None:
         f"the data of {name} cannot be brought back, nothing was made. From {root}/.dvc/cache: {problems[0]}. "
         f"From the remote {now.get('url', 'of its time')}: {problems[1]}. `gleaner verify` names what is missing."
     )
+
+
+def _origin_cache(root: Path) -> Path | None:
+    """The cache of the workspace that `root` was cloned from, when that is on this machine (it may have moved)."""
+    try:
+        cache = Path(git(root, "config", "remote.origin.url").strip()) / ".dvc" / "cache"
+    except GleanerError:  # not a clone
+        return None
+    return cache if cache.is_dir() else None
 
 
 def reproduce(root: Path, stage: str, log: Path) -> bool:

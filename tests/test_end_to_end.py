@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -265,3 +266,23 @@ def servers(root: Path) -> list[int]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_tick_ends_at_once_when_its_group_is_interrupted(
+    campaign: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign, copy, symlinks=True)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GLEANER_"))}
+    command = [str(GLEANER), "tick", "--workspace", str(copy)]
+    with subprocess.Popen(command, env=clean, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while not (copy / ".gleaner/logs/iter-0003-train.log").exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+        assert process.wait(10) == code
+    assert "iteration 3: 6 tasks sent" in gleaner("tick", "--workspace", str(copy))
+    assert not servers(copy)
+    assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))
