@@ -29,8 +29,9 @@ def main() -> int:
             if {"--help", "-h"} & set(rest):
                 code = home
             else:
+                what = "is not a campaign workspace" if code.exists() else "does not exist"
                 print(
-                    f"error: {code} is not a campaign workspace. `gleaner init DIR` makes one; --workspace DIR names one.",
+                    f"error: {code} {what}. `gleaner init DIR` makes one; --workspace DIR names one.",
                     file=sys.stderr,
                 )
                 return 2

@@ -70,7 +70,7 @@ def _tick(root: Path, title: str) -> Tick:
     from flows.iterate import ON_STEP, tick
 
     settings.quiet_console()
-    problem = settings.unreachable()
+    problem = settings.unreachable(root)
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
         before = ON_STEP.set(_interruptible(root, step))
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.stage import TICK
+from tasks.versions import output_to
 
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -72,8 +73,11 @@ def quiet_console() -> None:
                 handler.setLevel(logging.CRITICAL + 1)
 
 
-def unreachable() -> str | None:
-    """Why Prefect's API cannot be used (its server is down, or the ephemeral one does not start), None when it can."""
+def unreachable(root: Path) -> str | None:
+    """Why Prefect's API cannot be used (its server is down, or the ephemeral one does not start), None when it can.
+
+    The ephemeral server starts here, writing to a log of its own: it must not hold a pipe open after a killed tick.
+    """
     import httpx
     from prefect.client.orchestration import get_client
 
@@ -82,7 +86,7 @@ def unreachable() -> str | None:
         if url:  # a short look first: Prefect's own client would wait a minute for a closed port
             httpx.get(f"{url.rstrip('/')}/health", timeout=5.0).raise_for_status()
             return None
-        with get_client(sync_client=True) as client:
+        with output_to(root / ".gleaner" / "prefect.log"), get_client(sync_client=True) as client:
             client.hello()
     except (httpx.HTTPError, RuntimeError, OSError) as error:
         return f"{url or 'its own server'} does not answer ({type(error).__name__}: {error})"

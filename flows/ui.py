@@ -29,6 +29,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     logs = [folder / "mlflow-server.log", folder / "prefect-server.log"]
     health = [f"http://{HOST}:{ports[0]}/health", f"http://{HOST}:{ports[1]}/api/health"]
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{ports[1]}/api"  # the page asks there, not at 4200
+    print("starting both servers (some 20 seconds) ...", flush=True)
     servers = [_start(command, log) for command, log in zip(commands, logs, strict=True)]
     try:
         for server, url, log in zip(servers, health, logs, strict=True):

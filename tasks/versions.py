@@ -36,7 +36,7 @@ def initialise(root: Path, home: Path) -> None:
     with _dvc_environment(root):
         from dvc.repo import Repo
 
-        with _output_to(Path(os.devnull)):
+        with output_to(Path(os.devnull)):
             Repo.init(str(root)).close()
     configure(root, home)
     git(root, "add", "--all")
@@ -89,7 +89,7 @@ def clone(root: Path, target: Path, name: str) -> None:
     problems = []
     for source in ("source", *(["now"] if now else []), *(["origin"] if origin else []), None):
         try:
-            with _output_to(Path(os.devnull)), _dvc(target) as repo:
+            with output_to(Path(os.devnull)), _dvc(target) as repo:
                 repo.fetch(remote=source)
                 repo.checkout(force=True)
             return
@@ -114,7 +114,7 @@ def reproduce(root: Path, stage: str, log: Path) -> bool:
     """Run one stage if anything it depends on changed; returns whether it ran. What it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _output_to(log), _dvc(root, quiet=False) as repo:
+        with output_to(log), _dvc(root, quiet=False) as repo:
             return bool(repo.reproduce(targets=[stage], single_item=True))
     except GleanerError as error:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -125,7 +125,7 @@ def reproduce(root: Path, stage: str, log: Path) -> bool:
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[None]:
+def output_to(log: Path) -> Iterator[None]:
     """Send this process's and its children's standard output and error to a file for a while."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -165,7 +165,7 @@ def _dvc(root: Path, quiet: bool = True) -> Iterator[Any]:
         try:
             with (
                 disk_errors(root),
-                _output_to(Path(os.devnull)) if quiet else nullcontext(),
+                output_to(Path(os.devnull)) if quiet else nullcontext(),
                 chdir(root),
                 Repo(str(root)) as repo,
             ):  # DVC takes paths relative to where the process stands

@@ -248,7 +248,7 @@ def test_inside_a_workspace_any_folder_will_do(made: Path) -> None:
 def test_a_mistyped_workspace_does_not_find_the_one_around_it(made: Path) -> None:
     done = gleaner("status", "--workspace", "nowhere", cwd=made)
     assert done.returncode == 2
-    assert f"error: {made / 'nowhere'} is not a campaign workspace" in done.stderr
+    assert f"error: {made / 'nowhere'} does not exist" in done.stderr
 
 
 def test_a_workspace_runs_its_own_code(made: Path, tmp_path: Path) -> None:
