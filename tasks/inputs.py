@@ -77,10 +77,11 @@ def _carry(store: Store, staged: Store, iteration: Iteration) -> None:
     """What the iteration before left; once this one's inputs are frozen, its own stages may have replaced the originals."""
     kept = store.path("data/inputs/previous")
     before = read_iteration(store) if store.exists(ITERATION) else None
-    if before is not None and (before.number, before.campaign) == (iteration.number, iteration.campaign):
-        shutil.copytree(kept, staged.root / "previous", copy_function=shutil.copyfile)
-        return
     (staged.root / "previous").mkdir()
+    if before is not None and (before.number, before.campaign) == (iteration.number, iteration.campaign):
+        for file in sorted(kept.iterdir()):
+            shutil.copyfile(file, staged.root / "previous" / file.name)
+        return
     for source, name in CARRIED.items():
         if store.exists(source):
             shutil.copyfile(store.path(source), staged.root / "previous" / name)

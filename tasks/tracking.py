@@ -42,11 +42,13 @@ def queue(campaign: Campaign, number: int) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=shutil.copyfile)
-    elif source.exists():
-        shutil.copyfile(source, target)
+    """File by file: `shutil.copytree` collects its errors and hides which of them was a full disk."""
+    files = [p for p in sorted(source.rglob("*")) if p.is_file()] if source.is_dir() else [source]
+    for file in files:
+        if file.exists():
+            place = target / file.relative_to(source) if file != source else target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
 
 
 def _record(campaign: Campaign, number: int, text: str) -> dict[str, Any]:
