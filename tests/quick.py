@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from monitoring import run as monitor
 from tasks import embed, evaluate, report, repository, score, select, train, verify, versions
-from tasks.campaign import LEDGER, open_campaign
+from tasks.campaign import IDENTITY, LEDGER, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
 from tasks.import_labels import due, open_iteration, poll
@@ -56,6 +56,9 @@ def image_folder(path: Path) -> Path:
 def make_workspace(root: Path, images: Path, **changes: Any) -> Path:
     """A small campaign with its pool ingested; `changes` like {"select.batch": 4}."""
     init(TEMPLATE, root, "quick")
+    Store(root).write_json(IDENTITY, {"id": "quick-5eed5eed", "forked_from": None})  # the oracle's habits hang on it
+    repository.stage_own(root)
+    repository.commit(root, "a campaign id that is the same in every run")
     edit(root, {**CHANGES, **changes})
     take_in(root, images)
     return root
