@@ -26,7 +26,7 @@ from tasks import leftovers, repository, restore, tracking
 from tasks.campaign import open_campaign
 from tasks.errors import BadInput, Busy, GleanerError
 from tasks.ingest import take_in
-from tasks.lock import campaign_lock
+from tasks.lock import campaign_lock, is_locked
 from tasks.store import Store, sha256
 from tasks.trackers import IterationRecord
 from tasks.verify import verify
@@ -120,6 +120,9 @@ def test_no_orphaned_child_keeps_the_lock_of_a_killed_parent(root: Path) -> None
         pass
     parent.kill()
     parent.communicate() if not orphans else parent.wait()
+    deadline = time.monotonic() + 10  # a child holds its copy until it has run its first instructions
+    while is_locked(root) and time.monotonic() < deadline:
+        time.sleep(0.05)
     try:
         with campaign_lock(root, "tick"):
             assert all(Path(f"/proc/{pid}").exists() for pid in orphans)
