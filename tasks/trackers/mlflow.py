@@ -1,6 +1,6 @@
 """MLflow: an experiment a campaign name, a run a campaign, below it a run an iteration, a version a model.
 
-    connect("sqlite:////work/digits/.gleaner/mlflow.db").log(record)
+    connect("sqlite:////srv/digits/.gleaner/mlflow.db").log(record)
     # MLFLOW_TRACKING_URI, where set, wins over the address given here
 
     experiment "digits"
