@@ -29,8 +29,14 @@ PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {
     ("track", "tool"): ("trackers", None),
 }
 COLD_START_EVIDENCE = {"features", "labeled_features", "count", "k", "rng"}
-PIXEL_NETWORKS = ("cnn",)  # they learn from the images themselves, not from a backbone's features
-TYPES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", list: "a list of texts"}
+TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    list: "a list of texts",
+    tuple: "a list",
+}
 
 
 def check(params: Params, document: Document) -> None:
@@ -80,6 +86,8 @@ def _fits(value: Any, default: Any) -> bool:
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
         return isinstance(value, int | float) and abs(value) < 1e300 and not math.isnan(value)
+    if isinstance(default, tuple):
+        return isinstance(value, list)
     if isinstance(default, list):
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, type(default))
@@ -89,10 +97,11 @@ def _together(params: Params, document: Document) -> Iterator[str]:
     yield from _strategy_fits_network(params, document)
     yield from _cold_start_needs_no_model(params, document)
     network, backbone = params.train.network, params.embed.backbone
-    if network in PIXEL_NETWORKS and backbone != "pixels":
+    needed = plugins.constant("networks", network, "BACKBONE")
+    if needed is not None and backbone != needed:
         yield (
-            f"{document.where(('train', 'network'))}: {network!r} learns from pixels, but embed.backbone is {backbone!r}. "
-            "Set embed.backbone: pixels, or train.network: mlp."
+            f"{document.where(('train', 'network'))}: {network!r} learns from {needed}, but embed.backbone is {backbone!r}. "
+            f"Set embed.backbone: {needed}, or train.network: mlp."
         )
 
 

@@ -83,6 +83,15 @@ def functions_of(folder: str, name: str) -> frozenset[str]:
     return frozenset(node.name for node in _tree(folder, name).body if isinstance(node, ast.FunctionDef))
 
 
+def constant(folder: str, name: str, constant_name: str) -> Any:
+    """The literal that a plug-in gives to a module-level name, None when it does not."""
+    require(folder, name)
+    for node in _tree(folder, name).body:
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == [constant_name]:
+            return _literal(node.value, f"{FOLDERS[folder][0]}/{name}.py:{node.lineno}: {constant_name}")
+    return None
+
+
 def _tree(folder: str, name: str) -> ast.Module:
     """A plug-in's source, parsed. Raises BadInput with its line when it is not Python."""
     file = f"{FOLDERS[folder][0]}/{name}.py"
@@ -110,4 +119,4 @@ def _literal(node: ast.expr, where: str) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
-        raise BadInput(f"{where}: its default must be a literal, so that it can be read without an import.") from None
+        raise BadInput(f"{where}: must be a literal, so that it can be read without an import.") from None

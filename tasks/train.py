@@ -88,9 +88,12 @@ def _learn(examples: Examples, train: Train, iteration: Iteration) -> tuple[dict
 
 
 def _fit(network: ModuleType, train: Train, iteration: Iteration, features: Array, labels: Array) -> dict[str, Array]:
-    state: dict[str, Array] = network.fit(
-        features, labels, len(iteration.classes), iteration.shape, iteration.seed, **train.options
-    )
+    try:
+        state: dict[str, Array] = network.fit(
+            features, labels, len(iteration.classes), iteration.shape, iteration.seed, **train.options
+        )
+    except ValueError as error:
+        raise GleanerError(f"train: {train.network}: {error}") from error
     return state
 
 

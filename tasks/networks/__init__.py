@@ -6,6 +6,7 @@
     sample(state, features, 20, rng)   -> (T,N,C) float64 logits with dropout, where the network has dropout
 
 Features are (N,D) float32, labels (N,) int64 in [0, classes); N may be 1 and classes may be absent from the labels.
+A network that can learn from one backbone only names it: `BACKBONE = "pixels"`.
 The state holds NumPy arrays only, so that it travels as safetensors. Same arguments, same bytes (on one thread).
 """
 

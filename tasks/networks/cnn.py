@@ -17,12 +17,12 @@ import numpy as np
 from tasks.networks import Array, Rng, Shape, State
 from tasks.networks._dropout import sampled
 from tasks.networks._scaling import scale, scaling
+from tasks.networks._training import initial, kept, minimise, require_options
 
 if TYPE_CHECKING:
     import torch
 
-    from tasks.networks._training import Tensors
-
+BACKBONE = "pixels"  # the only one it can learn from: read by tasks/params_plugins.py without an import
 SMALLEST = 8  # images are halved while both sides are at least this
 BLOCKS = 3
 CHUNK = 512  # images in one forward pass
@@ -46,27 +46,31 @@ def fit(
 ) -> State:
     """Fit by AdamW; `width` is the first block's channels, doubled by each block.
 
-    Raises ValueError when a feature is not finite or when features are not images of `shape`.
+    Raises ValueError when a feature is not finite or when features are not images of `shape`, BadInput for an option
+    out of its range.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
-    from tasks.networks._training import arrays, dropped, minimise, parameters
-
+    require_options(hidden=hidden, dropout=dropout, rate=rate, batch=batch, width=width)
     _require_images(features, shape)
     mean, deviation = scaling(features)
     images, targets = _images(scale(features, mean, deviation), shape), torch.from_numpy(labels)
-    tensors = parameters(_shapes(shape, width, hidden, classes), seed)
+    rng = np.random.default_rng(seed)
+    weights = initial(_shapes(shape, width, hidden, classes), rng)
+    tensors = {name: torch.from_numpy(weight).requires_grad_() for name, weight in weights.items()}  # the same memory
 
-    def loss(chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        active = dropped(_activations(tensors, images[chosen]), dropout, generator)
-        return cross_entropy(active @ tensors["out.weight"].T + tensors["out.bias"], targets[chosen])
+    def slopes(chosen: Array, rng: Rng) -> State:
+        active = _activations(tensors, images[chosen]) * torch.from_numpy(kept((len(chosen), hidden), dropout, rng))
+        loss = cross_entropy(active @ tensors["out.weight"].T + tensors["out.bias"], targets[chosen])
+        found = torch.autograd.grad(loss, list(tensors.values()))
+        return {name: slope.numpy() for name, slope in zip(tensors, found, strict=True)}
 
     minimise(
-        tensors, loss, count=len(labels), steps=steps, epochs=epochs, batch=batch, rate=rate, decay=decay, seed=seed
+        weights, slopes, count=len(labels), steps=steps, epochs=epochs, batch=batch, rate=rate, decay=decay, rng=rng
     )
     constants = {"mean": mean, "deviation": deviation, "dropout": np.array([dropout]), "shape": np.array(shape)}
-    return {**arrays(tensors), **constants}
+    return {**weights, **constants}
 
 
 def _require_images(features: Array, shape: Shape) -> None:
@@ -102,7 +106,7 @@ def _images(features: Array, shape: Shape) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(features.reshape(-1, *shape).transpose(0, 3, 1, 2)))
 
 
-def _activations(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+def _activations(tensors: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
     """Activations (N,H) of the hidden layer for images (N,channels,H,W)."""
     import torch
     from torch.nn.functional import conv2d, max_pool2d

@@ -14,6 +14,7 @@ import numpy as np
 
 from tasks.networks import Array, Shape, State
 from tasks.networks._scaling import scale, scaling
+from tasks.networks._training import require_option
 
 
 def fit(
@@ -29,10 +30,13 @@ def fit(
     """Fit by L-BFGS in float64. `l2` is the weight of the squared coefficients against one label's loss.
 
     The problem is convex and starts at zero, so `seed` and `shape` change nothing. Raises ValueError when a feature
-    is not finite. Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4; Liu & Nocedal (1989).
+    is not finite, BadInput for an option out of its range. Source: Bishop, "Pattern Recognition and Machine Learning"
+    (2006), 4.3.4; Liu & Nocedal (1989).
     """
     from scipy.optimize import minimize
 
+    require_option("l2", l2, l2 >= 0.0, "0 or more")
+    require_option("max_iterations", max_iterations, max_iterations >= 1, "at least 1")
     mean, deviation = scaling(features)
     inputs = scale(features, mean, deviation).astype(np.float64)
     start = np.zeros((inputs.shape[1] + 1) * classes)
