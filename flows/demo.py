@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -16,16 +18,21 @@ from flows.simulation import curve, progress, uniform_needs, write_results
 from tasks import workspace
 from tasks.campaign import IDENTITY
 from tasks.counts import summary
+from tasks.curves import read_holdout
 from tasks.errors import BadInput
-from tasks.ingest import take_in
+from tasks.evaluate import holdout_truth
+from tasks.features import pool_shard
+from tasks.ingest import ingest
+from tasks.inputs import read_iteration
+from tasks.measures import of_iteration
 from tasks.params import load
 from tasks.plots import Curve, Tile, compare_curves, contact_sheet
-from tasks.pool import read_info, read_manifest, shard_path
-from tasks.simulate import Arm, simulate
+from tasks.pool import read_info, read_manifest
+from tasks.simulate import Contender, simulate
 from tasks.stage import guarded
 from tasks.status import status
 from tasks.store import Store
-from tasks.tables import ASKED, CURVE, LABELS
+from tasks.tables import ASKED, CURVE, LABELS, PREDICTIONS
 
 ITERATIONS = 11  # ten that ask, and one that trains on the last answers and finds the budget spent
 SEEDS = 5
@@ -48,7 +55,7 @@ def run_demo(target: Path) -> None:
     """Run the workspace's campaign to the end and print the closing table; again, it only prints."""
     store = Store(target)
     if read_info(store) is None:
-        print(summary(take_in(target, None)))
+        print(summary(ingest(target, None)))
     closed = store.read_json("data/artefacts.json")["iteration"] + 1 if store.exists("data/artefacts.json") else 0
     if closed < ITERATIONS:
         last = run_ticks(target, ITERATIONS - closed)[-1]
@@ -64,27 +71,39 @@ def _close(store: Store) -> None:
             f"{store.root}: no accuracy was measured; the demo needs a source with known labels and a holdout."
         )
     trained = sum(state["labeled"][arm] for arm in ("seed", "active", "control"))
-    results = _random_arm(store, params, trained)
+    correct = _correct(store)
+    results = _random_arm(store, params, trained, len(correct))
     learning = store.read_table(CURVE)
     _plot(store, learning, results)
     store.write_bytes(SHEET, _sheet(store))
     used = learning["labels"].to_pylist()[-1]
-    needs = uniform_needs(results, state["accuracy"])
+    items, _ = read_holdout(results)
+    needs = uniform_needs(results, np.array([[correct.get(item, np.nan) for item in items]]))
     show_table(f"Gleaner: campaign {state['campaign']}", _rows(store, state, used, needs))
 
 
-def _random_arm(store: Store, params: Any, labels: int) -> Any:
-    """Random sampling with the same head on the same holdout, up to four times the campaign's labels."""
+def _correct(store: Store) -> dict[str, float]:
+    """Labeled holdout item -> whether the campaign's last model is right about it."""
+    iteration = read_iteration(store)
+    said = of_iteration(store.read_table(PREDICTIONS), iteration.number, holdout_truth(store), len(iteration.classes))
+    return dict(zip(said.truth.item_ids, said.correct.tolist(), strict=True))
+
+
+def _random_arm(store: Store, params: Any, labels: int, holdout: int) -> pa.Table:
+    """Random sampling: same head, same annotator, same holdout labels, up to four times the campaign's labels."""
     path = store.path(RANDOM)
-    if path.exists():
-        return pq.read_table(path)
+    if path.exists() and len(read_holdout(before := pq.read_table(path))[0]) == holdout:
+        return before
     cheaper = {
-        "select": params.select.model_copy(update={"batch": 2 * params.select.batch}),
+        "select": params.select.model_copy(update={"batch": 2 * params.select.batch}),  # random sets nest: only coarser
         "train": params.train.model_copy(update={"folds": 0}),  # the temperature moves no prediction
+        "holdout": params.holdout.model_copy(update={"labels": holdout}),  # the first by hash: the campaign's own
     }
     quick = params.model_copy(update=cheaper)
     with progress("random arm") as on_done:
-        results = simulate(store, quick, [Arm("uniform")], range(SEEDS), 4 * labels, params.compute.workers, on_done)
+        results = simulate(
+            store, quick, [Contender("uniform")], range(SEEDS), 4 * labels, params.compute.workers, on_done
+        )
     write_results(path, results)
     return results
 
@@ -92,7 +111,8 @@ def _random_arm(store: Store, params: Any, labels: int) -> Any:
 def _plot(store: Store, learning: Any, results: Any) -> None:
     trained = learning.filter(pc.greater(learning["labels"], 0))
     columns = [trained[name].to_numpy() for name in ("labels", "accuracy", "low", "high")]
-    curves = [Curve("this campaign (interval of the holdout)", *columns), curve(results, "uniform")]
+    random = curve(results, "uniform", f"random sampling (mean and range of {SEEDS} seeds)")
+    curves = [Curve("this campaign (interval of the holdout)", *columns), random]
     store.write_bytes(PLOT, compare_curves(curves, "what the labels brought: this campaign and random sampling"))
 
 
@@ -100,7 +120,7 @@ def _sheet(store: Store) -> bytes:
     """What was asked for training, in order; the number is the iteration, below it stands the answer."""
     rows = [row for row in store.read_table(ASKED).to_pylist() if row["arm"] in ("seed", "active")][:SHOWN]
     manifest = read_manifest(store).select(["item_id", "shard", "row"]).to_pylist()
-    place = {row["item_id"]: (shard_path(row["shard"]), row["row"]) for row in manifest}
+    place = {row["item_id"]: (pool_shard(row["shard"]), row["row"]) for row in manifest}
     answers = dict(zip(*store.read_table(LABELS, ["item_id", "label"]).to_pydict().values(), strict=True))
     tiles = []
     for row in rows:
@@ -117,7 +137,7 @@ def _rows(store: Store, state: dict[str, Any], used: int, needs: str) -> list[tu
         ("asked", asked(state)),
         ("accuracy", accuracy(state)),
         ("training labels used", f"{used} (seed, active and control)"),
-        ("random sampling", f"needs {needs} for that accuracy (taken as exact)"),
+        ("random sampling", f"needs {needs} for that accuracy"),
         ("where it stands", state["next"]),
         (
             "look at",

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tasks import plugins
-from tasks.params import load
-from tasks.simulate import Arm, labels_needed, mean_curve, simulate
+from tasks.curves import Runs, labels_needed, read_holdout, read_runs
+from tasks.params import Params, load, parse
+from tasks.simulate import Contender, simulate
 from tasks.store import Store, replacing
+from tasks.workspace import set_value
 
 FOLDER = ".gleaner/simulations"
 
@@ -57,18 +58,26 @@ def compare(root: Path, strategies: tuple[str, ...], labels: int, seeds: int) ->
     store = Store(root)
     params = load(store.path("params.yaml"))
     names = tuple(dict.fromkeys(strategies or (params.select.strategy, "uniform")))
-    for name in names:
-        plugins.require("strategies", name)
-    arms = [Arm(name, params.select.options if name == params.select.strategy else {}) for name in names]
+    contenders = [_contender(root, name, params) for name in names]
     with progress("simulate") as on_done:
-        results = simulate(store, params, arms, range(seeds), labels, params.compute.workers, on_done)
-    final = {name: mean_curve(results, name)[1][-1] for name in names}
+        results = simulate(store, params, contenders, range(seeds), labels, params.compute.workers, on_done)
+    runs = {name: read_runs(results, name) for name in names}
+    final = {name: float(runs[name].accuracy[:, -1].mean()) for name in names}
     name = "-".join(names)
     write_results(store.path(f"{FOLDER}/{name}.parquet"), results)
     plot = f"{FOLDER}/{name}.png"
     store.write_bytes(plot, draw(results, names, "strategies on the same images, head and holdout"))
-    needs = {n: uniform_needs(results, final[n]) for n in names if n != "uniform" and "uniform" in names}
+    needs = {n: uniform_needs(results, runs[n].correct[:, -1]) for n in names if n != "uniform" and "uniform" in names}
     return Comparison(names, labels, seeds, final, needs, store.path(f"{FOLDER}/{name}.parquet"), store.path(plot))
+
+
+def _contender(root: Path, name: str, params: Params) -> Contender:
+    """A strategy with params.yaml's options if it is the one there. Raises BadInput when it does not fit the network."""
+    if name == params.select.strategy:
+        return Contender(name, params.select.options)
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    parse(set_value(set_value(text, "select", "strategy", name), "select", "options", {}))
+    return Contender(name)
 
 
 def write_results(path: Path, results: pa.Table) -> None:
@@ -77,15 +86,16 @@ def write_results(path: Path, results: pa.Table) -> None:
         pq.write_table(results, handle)
 
 
-def uniform_needs(results: pa.Table, target: float) -> str:
-    """'540 labels (95 % interval 480 to 620)', or that it never got there."""
-    reached = labels_needed(results, "uniform", target, np.random.default_rng(0))
-    most = max(mean_curve(results, "uniform")[0])
+def uniform_needs(results: pa.Table, reference: Any) -> str:
+    """'540 labels (95 % interval 480 to more than 800)' to answer as well as `reference` (R, N), NaN where unknown."""
+    known = np.isfinite(reference).all(axis=0)
+    runs, (_, groups) = read_runs(results, "uniform"), read_holdout(results)
+    runs = Runs(runs.labels, runs.correct[:, :, known])
+    reached = labels_needed(runs, reference[:, known], groups[known], np.random.default_rng(0))
+    low, high = (f"more than {reached.most}" if n is None else f"{n:.0f}" for n in (reached.low, reached.high))
     if reached.labels is None:
-        return f"more than {most} labels"
-    if reached.low is None or reached.high is None:
-        return f"about {reached.labels:.0f} labels ({reached.reached} of {reached.seeds} seeds got there within {most})"
-    return f"{reached.labels:.0f} labels (95 % interval {reached.low:.0f} to {reached.high:.0f}, over its {reached.seeds} seeds)"
+        return f"more than {reached.most} labels" + (f" (95 % interval from {low})" if reached.low else "")
+    return f"{reached.labels:.0f} labels (95 % interval {low} to {high})"
 
 
 def draw(results: pa.Table, strategies: tuple[str, ...], title: str) -> bytes:
@@ -95,17 +105,13 @@ def draw(results: pa.Table, strategies: tuple[str, ...], title: str) -> bytes:
     return compare_curves([curve(results, name) for name in strategies], title)
 
 
-def curve(results: pa.Table, strategy: str) -> Any:
-    """One strategy's mean curve with its lowest and highest seed."""
+def curve(results: pa.Table, strategy: str, name: str = "") -> Any:
+    """One strategy's mean curve with its lowest and highest seed, as `name` in the plot."""
     from tasks.plots import Curve
 
-    labels, mean = mean_curve(results, strategy)
-    by_count: dict[int, list[float]] = {count: [] for count in labels}
-    for row in results.to_pylist():
-        if row["strategy"] == strategy and row["labels"] in by_count:
-            by_count[row["labels"]].append(row["accuracy"])
-    low, high = ([f(by_count[count]) for count in labels] for f in (min, max))
-    return Curve(strategy, np.array(labels), np.array(mean), np.array(low), np.array(high))
+    runs = read_runs(results, strategy)
+    each = runs.accuracy
+    return Curve(name or strategy, runs.labels, each.mean(axis=0), each.min(axis=0), each.max(axis=0))
 
 
 @contextmanager

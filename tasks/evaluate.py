@@ -29,6 +29,7 @@ from tasks.tables import (
     FROZEN_MANIFEST,
     HISTORY,
     LABELS,
+    METRICS,
     PER_CLASS,
     PREDICTIONS,
     PREVIOUS_PREDICTIONS,
@@ -36,13 +37,11 @@ from tasks.tables import (
     SCORES,
 )
 
-METRICS = "data/evaluation/metrics.json"
-
 
 def run(store: Store, evaluate: Evaluate, select: Select) -> None:
     """Measure, compare, write. Without holdout labels the measures are null."""
     iteration, head = read_iteration(store), store.read_json(DESCRIPTION)
-    truth = _truth(store)
+    truth = holdout_truth(store)
     predictions = _predictions(store, iteration)
     said = of_iteration(predictions, iteration.number, truth, len(iteration.classes))
     interval = _interval(said, evaluate, iteration)
@@ -56,7 +55,8 @@ def run(store: Store, evaluate: Evaluate, select: Select) -> None:
     store.write_json(METRICS, {key: _plain(value) for key, value in metrics.items()})
 
 
-def _truth(store: Store) -> Truth:
+def holdout_truth(store: Store) -> Truth:
+    """The frozen holdout labels, in item order."""
     labels = read_labels(store, holdout=True)
     order = np.argsort(labels.item_ids, kind="stable")
     manifest = store.read_table(FROZEN_MANIFEST, ["item_id", "group"])

@@ -1,17 +1,19 @@
 """Compare strategies in process: the same stages, an oracle, neither DVC nor Prefect; many seeds in parallel.
 
-    simulate(Store(Path("demo")), params, [Arm("uniform"), Arm("margin")], seeds=range(5), labels=300, workers=2)
-    ->  one row a strategy, seed and iteration: training labels, accuracy on the holdout
+    simulate(Store(Path("demo")), params, [Contender("uniform"), Contender("margin")], seeds=range(5), labels=300, workers=2)
+    ->  one row a strategy, seed and iteration: training labels, accuracy on the holdout, which items were right
 
 Needs known labels for the items it asks about, and measures on the reserved holdout. Each run has a folder of its
-own with the pool's features linked in, so that it goes through the very `run` functions that DVC calls.
+own with the pool's features linked in, so that it goes through the very `run` functions that DVC calls. Answers come
+from the oracle with the habits that params.yaml gives it (its delays left out), by the campaign's own keys: the same
+question gets the same answer, right or wrong.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +23,31 @@ import numpy as np
 import pyarrow as pa
 
 from tasks import embed, evaluate, inputs, pool, score, select, train
+from tasks.campaign import IDENTITY
+from tasks.curves import with_holdout
 from tasks.errors import BadInput
+from tasks.labeling.oracle import Habits
+from tasks.ledger import task_key
+from tasks.lock import campaign_lock
+from tasks.measures import Truth, of_iteration
 from tasks.params import Options, Params
 from tasks.stage import call, limit_threads
-from tasks.statistics import labels_to_reach
 from tasks.store import Store
-from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, KNOWN_LABELS, LABELS, MANIFEST, SELECTION
+from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, KNOWN_LABELS, LABELS, PREDICTIONS, SELECTION
 
-METRICS = "data/evaluation/metrics.json"
+SCHEMA = pa.schema(
+    {
+        "strategy": pa.string(),
+        "seed": pa.int64(),
+        "labels": pa.int64(),  # training labels
+        "accuracy": pa.float64(),
+        "correct": pa.list_(pa.float64()),
+    }
+)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Contender:
     """A strategy to compare."""
 
     strategy: str
@@ -41,97 +56,142 @@ class Arm:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: an arm with a seed."""
+    """One run: a contender with a seed."""
 
     root: Path
     params: Params
-    arm: Arm
+    contender: Contender
     seed: int
     labels: int  # training labels to spend
 
 
 @dataclass(frozen=True)
-class Reached:
-    """Labels that an arm needed for a target, over its seeds."""
+class Run:
+    """What a job measured, in the order of `truth.item_ids`."""
 
-    labels: float | None  # by the mean curve; None when it never got there
-    low: float | None
-    high: float | None
-    reached: int  # seeds that got there
-    seeds: int
+    truth: Truth
+    rows: list[dict[str, Any]]
 
 
 def simulate(
     store: Store,
     params: Params,
-    arms: Sequence[Arm],
+    contenders: Sequence[Contender],
     seeds: Iterable[int],
     labels: int,
     workers: int,
     on_done: Callable[[int, int], None] | None = None,
 ) -> pa.Table:
-    """Run every arm with every seed. Columns: strategy, seed, labels, accuracy. `on_done(done, total)` after each run."""
-    _require_known(store)
-    call(embed.run, store, params)
-    jobs = [Job(store.root.resolve(), params, arm, seed, labels) for seed in seeds for arm in arms]
-    rows: list[dict[str, Any]] = []
+    """Run every contender with every seed. `on_done(done, total)` after each run.
+
+    Columns: strategy, seed, labels, accuracy and `correct`, a number an item of `tasks.curves.read_holdout`.
+    Raises BadInput where nothing can be measured.
+    """
+    _require_measurable(store, params)
+    with campaign_lock(store.root, "simulate"):  # a tick may be writing features too
+        call(embed.run, store, params)
+    jobs = [Job(store.root.resolve(), params, contender, seed, labels) for seed in seeds for contender in contenders]
+    runs: list[Run] = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(workers, len(jobs))), mp_context=context) as executor:
-        for done, future in enumerate(as_completed([executor.submit(run_job, job) for job in jobs]), start=1):
-            rows += future.result()
+        for future in as_completed([executor.submit(run_job, job) for job in jobs]):
+            runs.append(future.result())
             if on_done:
-                on_done(done, len(jobs))
-    return pa.Table.from_pylist(sorted(rows, key=lambda r: (r["strategy"], r["seed"], r["labels"])))
+                on_done(len(runs), len(jobs))
+    return _results(runs)
 
 
-def _require_known(store: Store) -> None:
-    if not store.exists(KNOWN_LABELS) or not store.exists(MANIFEST):
+def _results(runs: list[Run]) -> pa.Table:
+    """All runs on the holdout items that all of them know the label of."""
+    items = sorted(set.intersection(*[set(run.truth.item_ids) for run in runs]))
+    if not items:
+        raise BadInput("no holdout item has a label that all runs know: nothing can be measured. See holdout.labels.")
+    groups = dict(zip(runs[0].truth.item_ids, runs[0].truth.groups.tolist(), strict=True))
+    rows = []
+    for run in runs:
+        at = [run.truth.item_ids.index(item) for item in items]
+        for row in run.rows:
+            correct = row["correct"][at]
+            rows.append({**row, "accuracy": float(correct.mean()), "correct": correct.tolist()})
+    rows.sort(key=lambda row: (row["strategy"], row["seed"], row["labels"]))
+    return with_holdout(pa.Table.from_pylist(rows, schema=SCHEMA), items, [groups[item] for item in items])
+
+
+def _require_measurable(store: Store, params: Params) -> None:
+    if not store.exists(KNOWN_LABELS) or not store.read_table(KNOWN_LABELS).num_rows:
         raise BadInput(
             f"{store.root}: a simulation needs images with known labels. `gleaner ingest` a source that has them."
         )
+    if not params.holdout.labels:
+        raise BadInput("params.yaml: holdout.labels: a comparison is measured on holdout labels; set it above 0.")
 
 
-def run_job(job: Job) -> list[dict[str, Any]]:
-    """One arm with one seed, from the first batch to the last label."""
+def run_job(job: Job) -> Run:
+    """One contender with one seed, from the first batch to the last label."""
     limit_threads(job.params.compute.threads)
     with tempfile.TemporaryDirectory(prefix="gleaner-") as folder:
         store = Store(Path(folder))
         store.path("data").mkdir()
         store.path("data/features").symlink_to(job.root / "data/features")
-        return list(_campaign(store, job))
+        spent = _campaign(store, job)
+        return _measured(store, job, spent)
 
 
-def _campaign(store: Store, job: Job) -> Iterator[dict[str, Any]]:
+def _campaign(store: Store, job: Job) -> dict[int, int]:
+    """Ask, answer, train until the labels are spent. Iteration -> training labels of its model."""
     home = Store(job.root)
-    params = _params(job)
+    params, campaign = _params(job), home.read_json(IDENTITY)["id"]
     info = pool.read_info(home)
     assert info is not None
     manifest = pool.read_manifest(home)
-    known = dict(zip(*(home.read_table(KNOWN_LABELS)[c].to_pylist() for c in ("item_id", "label")), strict=True))
     classes = params.labeling.classes or info.classes
+    answer = annotator(home, params, classes)
     asked: list[dict[str, Any]] = []
-    number = 0
+    spent: dict[int, int] = {}
     while True:
+        number = len(spent)
         seed = int(np.random.SeedSequence([params.campaign.seed, number]).generate_state(1)[0])
-        spent = sum(row["arm"] != "holdout" for row in asked)
-        iteration = inputs.Iteration("simulation", number, seed, classes, info.shape, len(asked), None)
-        inputs.freeze(store, iteration, _tables(manifest, asked, known, classes))
+        spent[number] = sum(row["arm"] != "holdout" and row["state"] == "labeled" for row in asked)
+        iteration = inputs.Iteration(campaign, number, seed, classes, info.shape, len(asked), None)
+        inputs.freeze(store, iteration, _tables(manifest, asked, classes))
         for stage in (train, score, select, evaluate):
             call(stage.run, store, params)
-        accuracy = store.read_json(METRICS)["accuracy"]
-        if accuracy is not None and spent:
-            yield {"strategy": job.arm.strategy, "seed": job.seed, "labels": spent, "accuracy": accuracy}
-        batch = [row for row in store.read_table(SELECTION).to_pylist() if row["item_id"] in known]
-        if spent >= job.labels or not batch:
-            return
-        asked += [{**row, "iteration": number} for row in batch]
-        number += 1
+        batch = store.read_table(SELECTION).to_pylist()
+        if spent[number] >= job.labels or not batch:
+            return spent
+        asked += [{**row, "iteration": number, **answer(task_key(campaign, number, row["item_id"]))} for row in batch]
+
+
+def annotator(home: Store, params: Params, classes: tuple[str, ...]) -> Callable[[str], dict[str, str]]:
+    """Key -> state and label. The oracle as params.yaml has it, a faultless one beside any other tool."""
+    habits = Habits(**params.labeling.options) if params.labeling.tool == "oracle" else Habits()
+    known = dict(zip(*(home.read_table(KNOWN_LABELS)[c].to_pylist() for c in ("item_id", "label")), strict=True))
+
+    def answer(key: str) -> dict[str, str]:
+        said = habits.answer(key, known.get(key.rpartition(":")[2]), classes)
+        if said is None or said["label"] not in ("", *classes):  # a class nobody named is no answer
+            return {"state": "pending", "label": ""}
+        return {"state": "labeled" if said["kind"] == "label" else "skipped", "label": said["label"]}
+
+    return answer
+
+
+def _measured(store: Store, job: Job, spent: dict[int, int]) -> Run:
+    """Every iteration's model on all holdout labels that the run ended with."""
+    truth, predictions = evaluate.holdout_truth(store), store.read_table(PREDICTIONS)
+    classes = len(inputs.read_iteration(store).classes)
+    rows = []
+    for number, labels in spent.items():
+        if labels:
+            correct = of_iteration(predictions, number, truth, classes).correct
+            rows.append({"strategy": job.contender.strategy, "seed": job.seed, "labels": labels, "correct": correct})
+    return Run(truth, rows)
 
 
 def _params(job: Job) -> Params:
-    """The campaign's params with the arm's strategy: a random arm is random from its first batch."""
-    cold = "uniform" if job.arm.strategy == "uniform" else job.params.select.cold_start
-    chosen = {"strategy": job.arm.strategy, "options": job.arm.options, "cold_start": cold, "control": 0.0}
+    """The campaign's params with the contender's strategy; `uniform` is random from its first batch."""
+    cold = "uniform" if job.contender.strategy == "uniform" else job.params.select.cold_start
+    chosen = {"strategy": job.contender.strategy, "options": job.contender.options, "cold_start": cold, "control": 0.0}
     return job.params.model_copy(
         update={
             "campaign": job.params.campaign.model_copy(update={"seed": job.seed}),
@@ -140,58 +200,23 @@ def _params(job: Job) -> Params:
     )
 
 
-def _tables(
-    manifest: pa.Table, asked: list[dict[str, Any]], known: dict[str, str], classes: tuple[str, ...]
-) -> dict[Any, pa.Table]:
+def _tables(manifest: pa.Table, asked: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[Any, pa.Table]:
     labels = [
         {
             "item_id": row["item_id"],
-            "label": known[row["item_id"]],
-            "class_index": classes.index(known[row["item_id"]]),
+            "label": row["label"],
+            "class_index": classes.index(row["label"]),
             "arm": row["arm"],
             "asked_in": row["iteration"],
             "event": event,
         }
         for event, row in enumerate(asked, start=1)
+        if row["state"] == "labeled"
     ]
-    states = [{**{n: row[n] for n in ("item_id", "iteration", "rank", "arm")}, "state": "labeled"} for row in asked]
+    states = [{name: row[name] for name in ASKED.schema.names} for row in asked]
     return {
         FROZEN_MANIFEST: manifest,
         LABELS: pa.Table.from_pylist(labels, schema=LABELS.schema),
         ASKED: pa.Table.from_pylist(states, schema=ASKED.schema),
         HISTORY: HISTORY.schema.empty_table(),
     }
-
-
-def mean_curve(results: pa.Table, strategy: str, seeds: Sequence[int] | None = None) -> tuple[list[int], list[float]]:
-    """Labels and mean accuracy over seeds (a seed may be named more than once: a bootstrap draw)."""
-    curves = _curves(results, strategy)
-    drawn = list(curves) if seeds is None else list(seeds)
-    labels = sorted(set.intersection(*[set(curves[seed]) for seed in drawn]))
-    return labels, [float(np.mean([curves[seed][count] for seed in drawn])) for count in labels]
-
-
-def _curves(results: pa.Table, strategy: str) -> dict[int, dict[int, float]]:
-    curves: dict[int, dict[int, float]] = {}
-    for row in results.to_pylist():
-        if row["strategy"] == strategy:
-            curves.setdefault(row["seed"], {})[row["labels"]] = row["accuracy"]
-    return curves
-
-
-def labels_needed(
-    results: pa.Table, strategy: str, target: float, rng: np.random.Generator, resamples: int = 1000
-) -> Reached:
-    """Labels that a strategy's mean curve needs for `target`, with a 95 % bootstrap interval over seeds."""
-    curves = _curves(results, strategy)
-    seeds = sorted(curves)
-    reached = sum(max(curve.values()) >= target for curve in curves.values())
-    value = labels_to_reach(*mean_curve(results, strategy), target)
-    draws = [
-        labels_to_reach(*mean_curve(results, strategy, rng.choice(seeds, len(seeds)).tolist()), target)
-        for _ in range(resamples)
-    ]
-    known = [draw for draw in draws if draw is not None]
-    if value is None or len(known) < resamples:
-        return Reached(value, min(known, default=None), None, reached, len(seeds))
-    return Reached(value, float(np.quantile(known, 0.025)), float(np.quantile(known, 0.975)), reached, len(seeds))

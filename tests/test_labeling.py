@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,7 +136,9 @@ def test_events_are_json_and_mean_the_tasks_that_were_sent(name: str, tmp_path: 
     tool, tasks = connect(name, tmp_path), make_tasks(tmp_path)
     tool.push(tasks)
     ANNOTATORS[name](tmp_path)
-    for event in tool.pull():
+    events = list(tool.pull())
+    assert len(events) == len(tasks)
+    for event in events:
         payload = json.loads(json.dumps(event.payload, allow_nan=False))
         answer = tool.interpret(payload)
         assert answer.key in {task.key for task in tasks}
@@ -276,6 +279,9 @@ def test_the_oracle_refuses_impossible_habits(name: str, value: float, tmp_path:
 
 def test_the_oracle_needs_known_labels(tmp_path: Path) -> None:
     place = replace(make_place(tmp_path), known_labels=tmp_path / "none.parquet")
+    with pytest.raises(BadInput, match="the source gave none"):
+        oracle_module.connect(place)
+    pq.write_table(KNOWN_LABELS.schema.empty_table(), place.known_labels)  # what an ingest of unlabeled images leaves
     with pytest.raises(BadInput, match="the source gave none"):
         oracle_module.connect(place)
 

@@ -41,11 +41,25 @@ CHUNK = 500  # tasks created in one request
 class Habits:
     """How the annotator behaves; rates are shares of tasks."""
 
-    error_rate: float
-    skip_rate: float
-    unanswered_rate: float
-    delay_seconds: float
-    seed: int
+    error_rate: float = 0.0
+    skip_rate: float = 0.0
+    unanswered_rate: float = 0.0
+    delay_seconds: float = 0.0
+    seed: int = 0
+
+    def answer(self, key: str, truth: str | None, classes: Sequence[str]) -> dict[str, Any] | None:
+        """What is answered to the task `key`, and after how many seconds (`delay`); None: it never is. Pure."""
+        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+        ignores, skips, errs, waits, thinks = rng.random(5)
+        if ignores < self.unanswered_rate:
+            return None
+        timing = {"delay": -math.log1p(-waits) * self.delay_seconds, "seconds": round(1.0 + 5.0 * thinks, 2)}
+        if truth is None or skips < self.skip_rate:
+            return {"kind": "skip", "label": "", "annotator": "oracle", **timing}
+        others = [name for name in classes if name != truth]
+        label = str(rng.choice(others)) if others and errs < self.error_rate else truth
+        return {"kind": "label", "label": label, "annotator": "oracle", **timing}
 
 
 def connect(
@@ -63,7 +77,7 @@ def connect(
             raise BadInput(f"params.yaml: labeling.options.{name}: must be between 0 and 1, not {rate}.")
     if not (math.isfinite(delay_seconds) and delay_seconds >= 0):
         raise BadInput(f"params.yaml: labeling.options.delay_seconds: must be 0 or more, not {delay_seconds}.")
-    if not place.known_labels.exists():
+    if not place.known_labels.exists() or not pq.read_metadata(place.known_labels).num_rows:
         raise BadInput(
             "params.yaml: labeling.tool: the oracle answers from known labels, and the source gave none. "
             "Use a source with labels (a folder per class, a table with a label column), or another tool."
@@ -113,27 +127,13 @@ class Oracle:
         with self._open() as db:
             tasks = db.execute("SELECT id, key, item_id, created FROM task ORDER BY id").fetchall()
         for number, key, item_id, created in tasks:
-            payload = self._answer(key, known.get(item_id))
+            payload = self.habits.answer(key, known.get(item_id), self.place.classes)
             if payload is not None and created + payload.pop("delay") <= time.time():
                 yield RawEvent(f"{number}", {"task": number, "key": key, **payload})
 
     def interpret(self, payload: dict[str, Any]) -> Answer:
         """Read an answer of this oracle."""
         return read_answer(payload)
-
-    def _answer(self, key: str, truth: str | None) -> dict[str, Any] | None:
-        habits = self.habits
-        digest = hashlib.sha256(f"{habits.seed}:{key}".encode()).digest()
-        rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-        ignores, skips, errs, waits, thinks = rng.random(5)
-        if ignores < habits.unanswered_rate:
-            return None
-        timing = {"delay": -math.log1p(-waits) * habits.delay_seconds, "seconds": round(1.0 + 5.0 * thinks, 2)}
-        if truth is None or skips < habits.skip_rate:
-            return {"kind": "skip", "label": "", "annotator": "oracle", **timing}
-        others = [name for name in self.place.classes if name != truth]
-        label = str(rng.choice(others)) if others and errs < habits.error_rate else truth
-        return {"kind": "label", "label": label, "annotator": "oracle", **timing}
 
     def _held(self) -> dict[str, int]:
         with self._open() as db:
