@@ -22,7 +22,7 @@ from pathlib import Path
 from flows import settings
 from monitoring import run as monitor
 from tasks import embed, evaluate, report, score, select, train
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.params import load
 from tasks.stage import call, limit_threads
 from tasks.store import Store
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gleaner-bench-") as folder:
         root = Path(folder) / "workspace"
         init(TEMPLATE, root, "bench")
-        take_in(root, None)
+        ingest(root, None)
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         os.environ["PYTHONPATH"] = str(root)
         clocks = [_orchestrated(root) for _ in range(iterations)]

@@ -1,6 +1,6 @@
 """Ingest images into the campaign: `python -m tasks.ingest`. Under its lock, versioned, never during an iteration.
 
-take_in(Path("."), Path("~/photos"))   ->   Counts(seen=1028, accepted=1019, ...)
+ingest(Path("."), Path("~/photos"))   ->   Counts(seen=1028, accepted=1019, ...)
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from tasks import pool, repository, versions
-from tasks.campaign import IDENTITY, Campaign, open_campaign
+from tasks.campaign import Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.counts import Counts, summary
 from tasks.errors import BadInput
-from tasks.intake import ingest
+from tasks.intake import take_in
+from tasks.originals import remember_source
 from tasks.params import Params, parse
 from tasks.sources import open_source
 from tasks.stage import guarded
@@ -25,7 +26,7 @@ TABLES = (".csv", ".parquet")
 SMALL = 6  # images this many times larger than pool.size are worth a word
 
 
-def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
+def ingest(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
     """Ingest what params.yaml names, or `source` (then params.yaml is changed to name it), and commit the pool."""
     with open_campaign(root, "ingest") as campaign:
         latest = campaign.ledger.latest()
@@ -34,11 +35,12 @@ def take_in(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts
                 f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick"
             )
         params = campaign.params if source is None else _point_at(campaign, source)
-        counts = ingest(
+        counts = take_in(
             campaign.store, params.source, params.pool, params.holdout, params.campaign, params.compute, rebuild=rebuild
         )
         checkpoint("ingest:sources:before")
-        _remember_source(campaign, params.source.model_dump())
+        info = pool.read_info(campaign.store)
+        remember_source(campaign.store, info.ingests if info else 0, params.source)
         versions.add_data(root, ("data/pool",))
         checkpoint("ingest:add:after")
         repository.stage_own(root)
@@ -78,20 +80,9 @@ def _note(campaign: Campaign, counts: Counts) -> Counts:
     return replace(counts, warnings=(*counts.warnings, note))
 
 
-def _remember_source(campaign: Campaign, source: dict[str, object]) -> None:
-    """Which source each ingest read: the originals are fetched from there again at export."""
-    info = pool.read_info(campaign.store)
-    identity = campaign.store.read_json(IDENTITY)
-    sources = {**identity.get("sources", {})}
-    if info is not None and info.ingests:
-        sources[str(info.ingests)] = source
-    if sources != identity.get("sources"):
-        campaign.store.write_json(IDENTITY, {**identity, "sources": sources})
-
-
 def main() -> None:
     """Ingest what params.yaml names into the campaign of the current folder."""
-    print(summary(take_in(Path.cwd(), None)))
+    print(summary(ingest(Path.cwd(), None)))
 
 
 if __name__ == "__main__":

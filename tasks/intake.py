@@ -1,6 +1,6 @@
 """Takes a source's images into the pool: each file is accepted, a duplicate, or quarantined with the reason.
 
-    ingest(store, params.source, params.pool, params.holdout, params.campaign, params.compute)
+    take_in(store, params.source, params.pool, params.holdout, params.campaign, params.compute)
     1028 files seen: 1019 accepted, 6 duplicates, 3 quarantined
       2  truncated
       1  not an image
@@ -25,6 +25,7 @@ from tasks.counts import Counts, count, settle_labels
 from tasks.errors import GleanerError
 from tasks.grouping import Groups, Placement, Rule, place
 from tasks.looking import Looked
+from tasks.originals import Originals, known_sources
 from tasks.params import Campaign, Compute, Holdout, Pool
 from tasks.params import Source as SourceParams
 from tasks.pool import PoolInfo, ShardWriter
@@ -52,6 +53,7 @@ class _Ingest:
     shards: ShardWriter
     items: dict[str, str]  # all accepted: item id -> uri
     retry: bool  # quarantined files are worth another look
+    elsewhere: set[int]  # ingests that read another source: an equal name there is another file
     left_out: dict[str, str] = field(default_factory=dict)  # hash -> why its group could not be
     rows: list[dict[str, Any]] = field(default_factory=list)  # new rows of the manifest
     labels: dict[str, set[str]] = field(default_factory=dict)  # item id -> labels the source gives it now
@@ -65,10 +67,12 @@ class _Ingest:
     def unread(self, found: Found) -> Sighting | None:
         """The sighting that spares reading a file."""
         sighting = self.sightings.unchanged(found)
-        return None if sighting is None or (self.retry and sighting.outcome == "quarantined") else sighting
+        if sighting is None or sighting.ingest in self.elsewhere:
+            return None
+        return None if self.retry and sighting.outcome == "quarantined" else sighting
 
 
-def ingest(
+def take_in(
     store: Store, source: SourceParams, pool: Pool, holdout: Holdout, campaign: Campaign, compute: Compute, *,
     progress: bool | None = None, rebuild: bool = False,
 ) -> Counts:  # fmt: skip
@@ -83,8 +87,8 @@ def ingest(
     with looking.quiet():
         if rebuild and info.items:
             with looking.progress_bar(info.items, progress, "rebuild") as advance:
-                info = rebuild_pool(store, opened, info, pool, compute.workers, advance)
-        run = _begin(store, pool, info)
+                info = rebuild_pool(store, Originals(store, source), info, pool, compute.workers, advance)
+        run = _begin(store, pool, info, source)
         with looking.progress_bar(len(opened), progress, "ingest") as advance:
             for block in _blocks(_looked(run, opened, compute.workers)):
                 _take(run, block)
@@ -101,7 +105,7 @@ def _agreed(store: Store, pool: Pool, holdout: Holdout, campaign: Campaign, rebu
     return info
 
 
-def _begin(store: Store, pool: Pool, info: PoolInfo) -> _Ingest:
+def _begin(store: Store, pool: Pool, info: PoolInfo, source: SourceParams) -> _Ingest:
     manifest = files.read_manifest(store)
     if len(manifest) and int(np.max(manifest["shard"].to_numpy())) >= info.shards:
         raise GleanerError("a rebuild of the pool was interrupted: run it again (`gleaner ingest --rebuild`).")
@@ -111,6 +115,7 @@ def _begin(store: Store, pool: Pool, info: PoolInfo) -> _Ingest:
         ShardWriter(store, info.shards, pool.shard_items, info.shape),
         dict(zip(manifest["item_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True)),
         retry=info.limits != _limits(pool),
+        elsewhere={int(number) for number, read in known_sources(store).items() if read != source.model_dump()},
     )  # fmt: skip
 
 
@@ -123,7 +128,7 @@ def _looked(run: _Ingest, source: Source, workers: int) -> Iterator[list[Looked]
         sighting = run.unread(found)
         if sighting is not None:
             return Looked(found, sighting.sha256, refused=sighting.reason if sighting.outcome == "quarantined" else "")
-        return looking.look_at(source, found, run.pool, run.items.__contains__)
+        return looking.look_at(source.read, found, run.pool, run.items.__contains__)
 
     return looking.in_parallel(source, one, workers)
 

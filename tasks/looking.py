@@ -1,6 +1,6 @@
 """Reads, hashes and decodes a source's files in parallel, in the source's order, each once.
 
-for chunk in look(founds, one, workers=2): …     # chunks of 32, at most a few in memory at a time
+for chunk in in_parallel(source, one, workers=2): …     # lists of 32 results, at most a few in memory at a time
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+from tasks.errors import BadInput
 from tasks.images import Decoded, Refused, decode
 from tasks.params import Pool
-from tasks.sources import Found, Source
+from tasks.sources import Found
 
 CHUNK = 32
 In = TypeVar("In")
@@ -38,14 +39,14 @@ class Looked:
     size: int = -1  # bytes read
 
 
-def look_at(source: Source, found: Found, pool: Pool, known: Callable[[str], bool]) -> Looked:
+def look_at(read: Callable[[str], bytes], found: Found, pool: Pool, known: Callable[[str], bool]) -> Looked:
     """Read one file once: the bytes hashed are the bytes decoded. Those `known` by their hash are not decoded."""
     limit = 8 * pool.max_pixels + 2**20  # 16 bits, four channels, uncompressed
     if found.size > limit:
         return Looked(found, refused=f"too large: {found.size} bytes are more than pool.max_pixels can need")
     try:
-        content = source.read(found.uri)
-    except Refused as error:
+        content = read(found.uri)
+    except (Refused, BadInput) as error:
         return Looked(found, refused=str(error))
     except OSError as error:
         return Looked(found, refused=_why(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,28 @@ from tasks import pool as files
 from tasks.errors import BadInput
 from tasks.grouping import perceptual_hashes
 from tasks.images import Decoded
+from tasks.originals import Originals
 from tasks.params import Pool
 from tasks.pool import PoolInfo, ShardWriter
 from tasks.sightings import Sightings
-from tasks.sources import Found, Source
+from tasks.sources import Found
 from tasks.store import Store
-
-Places = dict[str, list[str]]
 
 
 def rebuild(
-    store: Store, source: Source, info: PoolInfo, pool: Pool, workers: int, advance: Callable[[int], Any]
+    store: Store, originals: Originals, info: PoolInfo, pool: Pool, workers: int, advance: Callable[[int], Any]
 ) -> PoolInfo:
     """Write the new version and commit it. Raises BadInput, changing nothing, when an item's bytes are gone."""
     manifest = files.read_manifest(store)
     items: list[str] = manifest["item_id"].to_pylist()
-    places = Sightings(files.read_sightings(store)).uris(set(items))
+    places = Sightings(files.read_sightings(store)).places(set(items))
     new = replace(
         info, size=pool.size, mode=pool.mode, version=info.version + 1, first_shard=info.shards, shards=info.shards
     )
     writer = ShardWriter(store, new.first_shard, pool.shard_items, new.shape)
     missing: list[str] = []
     columns: dict[str, list[Any]] = {"shard": [], "row": [], "phash": []}
-    for chunk in looking.in_parallel(items, lambda item: _decoded(source, item, places[item], pool), workers):
+    for chunk in looking.in_parallel(items, lambda item: _decoded(originals, item, places[item], pool), workers):
         missing.extend(found for found in chunk if isinstance(found, str))
         if not missing:
             _append(writer, columns, [d for d in chunk if isinstance(d, Decoded)])
@@ -64,11 +64,12 @@ def _append(writer: ShardWriter, columns: dict[str, list[Any]], chunk: list[Deco
     columns["phash"].extend(perceptual_hashes(np.stack([d.pixels for d in chunk])).tolist())
 
 
-def _decoded(source: Source, item: str, uris: list[str], pool: Pool) -> Decoded | str:
+def _decoded(originals: Originals, item: str, places: list[tuple[str, int]], pool: Pool) -> Decoded | str:
     """The item from whichever place still has its bytes, else the reason of the last one tried."""
     reason = "never seen"
-    for uri in uris:
-        looked = looking.look_at(source, Found(uri, -1, -1), pool, lambda sha256: sha256 != item)
+    for uri, ingest in places:
+        read = partial(originals.read, ingest=ingest)
+        looked = looking.look_at(read, Found(uri, -1, -1), pool, lambda sha256: sha256 != item)
         if looked.decoded is not None:
             return looked.decoded
         reason = f"{uri}: {looked.refused or 'its bytes changed'}"
@@ -78,7 +79,7 @@ def _decoded(source: Source, item: str, uris: list[str], pool: Pool) -> Decoded 
 def _lacking(missing: list[str]) -> str:
     shown = "\n  ".join(missing[:10])
     return (
-        f"the pool cannot be rebuilt: {len(missing)} items cannot be decoded again from source.path:\n  {shown}\n"
+        f"the pool cannot be rebuilt: {len(missing)} items cannot be decoded again from where they were ingested:\n  {shown}\n"
         "Put the originals back (or set pool.size and pool.mode back); nothing was changed."
     )
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks import pool
-from tasks.campaign import IDENTITY, Campaign
+from tasks.campaign import Campaign
 from tasks.errors import BadInput
 from tasks.images import Refused
-from tasks.params import Source as SourceParams
-from tasks.sources import Source, open_source
+from tasks.originals import Originals
 from tasks.store import Store, sha256
 
 FOLDER = ".gleaner/serving"
@@ -36,43 +35,19 @@ def serve(campaign: Campaign, item_ids: Sequence[str]) -> dict[str, Path]:
     wanted = set(item_ids)
     rows = pool.read_manifest(campaign.store).select(["item_id", "uri", "ingest"]).to_pylist() if wanted else []
     found = {row["item_id"]: row for row in rows if row["item_id"] in wanted}
-    sources = _Sources(campaign)
-    return {item: _serve_one(campaign.store, sources, found[item]) for item in item_ids}
+    originals = Originals(campaign.store, campaign.params.source)
+    return {item: _serve_one(campaign.store, originals, found[item]) for item in item_ids}
 
 
-class _Sources:
-    """The source that each ingest read, opened when first asked for."""
-
-    def __init__(self, campaign: Campaign) -> None:
-        self._root = campaign.root
-        self._now = campaign.params.source
-        self._then = campaign.store.read_json(IDENTITY).get("sources", {})
-        self._opened: dict[str, Source] = {}
-
-    def read(self, uri: str, ingest: int) -> bytes:
-        """The bytes, from where they were ingested, else from where params.yaml points now (a folder that moved)."""
-        then = self._then.get(str(ingest))
-        try:
-            return self._open(SourceParams(**then) if then else self._now).read(uri)
-        except (OSError, Refused, BadInput):
-            return self._open(self._now).read(uri)
-
-    def _open(self, source: SourceParams) -> Source:
-        key = source.model_dump_json()
-        if key not in self._opened:
-            self._opened[key] = open_source(self._root, source)
-        return self._opened[key]
-
-
-def _serve_one(store: Store, sources: _Sources, row: dict[str, Any]) -> Path:
+def _serve_one(store: Store, originals: Originals, row: dict[str, Any]) -> Path:
     item_id, uri = row["item_id"], row["uri"]
     folder = store.path(f"{FOLDER}/{item_id[:2]}")
     for copy in folder.glob(f"{item_id}.*"):
         if sha256(copy) == item_id:
             return copy
     try:
-        content = sources.read(uri, row["ingest"])
-    except (OSError, Refused) as error:
+        content = originals.read(uri, row["ingest"])
+    except (OSError, Refused, BadInput) as error:
         raise BadInput(
             f"{uri}: the original cannot be read any more ({error}). Bring it back, then run the tick again."
         ) from None

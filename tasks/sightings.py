@@ -59,12 +59,12 @@ class Sightings:
         self.changed = self.changed or new != old
         return again
 
-    def uris(self, items: set[str]) -> dict[str, list[str]]:
-        """Item id -> where else its bytes were seen."""
-        places: dict[str, list[str]] = {}
+    def places(self, items: set[str]) -> dict[str, list[tuple[str, int]]]:
+        """Item id -> where its bytes were seen: uri, and the ingest that read it there."""
+        places: dict[str, list[tuple[str, int]]] = {}
         for sighting in self._rows.values():
             if sighting.sha256 in items:
-                places.setdefault(sighting.sha256, []).append(sighting.uri)
+                places.setdefault(sighting.sha256, []).append((sighting.uri, sighting.ingest))
         return places
 
     def counts(self, ingest: int) -> int:

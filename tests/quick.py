@@ -23,7 +23,7 @@ from tasks.campaign import IDENTITY, LEDGER, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
 from tasks.import_labels import due, open_iteration, poll
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.ledger import TABLES, open_ledger
 from tasks.stage import call
 from tasks.store import Store, sha256
@@ -60,7 +60,7 @@ def make_workspace(root: Path, images: Path, **changes: Any) -> Path:
     repository.stage_own(root)
     repository.commit(root, "a campaign id that is the same in every run")
     edit(root, {**CHANGES, **changes})
-    take_in(root, images)
+    ingest(root, images)
     return root
 
 

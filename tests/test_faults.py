@@ -25,7 +25,7 @@ import pytest
 from tasks import leftovers, repository, restore, tracking
 from tasks.campaign import open_campaign
 from tasks.errors import BadInput, Busy, GleanerError
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.lock import campaign_lock, is_locked
 from tasks.store import Store, sha256
 from tasks.trackers import IterationRecord
@@ -484,7 +484,7 @@ def _runs(root: Path) -> list[str]:
 
 
 def _ingest(root: Path) -> int:
-    return take_in(root, root.parent / "images").accepted
+    return ingest(root, root.parent / "images").accepted
 
 
 def _ingested(root: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from tasks import plugins
 from tasks.campaign import LEDGER
 from tasks.errors import BadInput
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.inputs import read_iteration
 from tasks.labeling import RawEvent, read_answer
 from tasks.ledger import open_ledger
@@ -34,7 +34,7 @@ def test_images_and_classes_that_arrive_later_are_asked_about(tmp_path: Path) ->
     root = make_workspace(tmp_path / "workspace", images)
     assert [tick(root), tick(root)] == ["iteration 0", "iteration 1"]
     add_class(images, 3, 30)
-    counts = take_in(root, None)
+    counts = ingest(root, None)
     assert (counts.accepted, counts.known) == (30, 120)
     assert [tick(root) for _ in range(4)] == [f"iteration {n}" for n in range(2, 6)]
     assert read_iteration(Store(root)).classes == ("0", "1", "2", "3")

@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import intake as ingest_module
-from tasks import looking
+from tasks import intake, looking
 from tasks import pool as files
 from tasks.counts import Counts, summary
 from tasks.errors import BadInput, GleanerError
+from tasks.features import pool_shard
 from tasks.grouping import draw_split
-from tasks.intake import ingest
+from tasks.intake import take_in
 from tasks.params import Campaign, Compute, Holdout, Pool
 from tasks.params import Source as SourceParams
 from tasks.sources import Found, folder
@@ -58,7 +58,7 @@ class Workspace:
         self.campaign = Campaign(name="t", seed=0)
 
     def ingest(self, workers: int = 2, rebuild: bool = False, progress: bool | None = None) -> Counts:
-        counts = ingest(
+        counts = take_in(
             self.store, self.source, self.pool, self.holdout, self.campaign, Compute(workers=workers, threads=1),
             rebuild=rebuild, progress=progress,
         )  # fmt: skip
@@ -90,7 +90,7 @@ class Workspace:
 
     def image(self, item: str) -> Any:
         row = next(row for row in self.rows() if row["item_id"] == item)
-        return self.store.read_array(files.shard_path(row["shard"]))[row["row"]]
+        return self.store.read_array(pool_shard(row["shard"]))[row["row"]]
 
 
 def picture(seed: int, kind: str = "PNG", size: int = 20) -> bytes:
@@ -118,7 +118,7 @@ def filled(work: Workspace, count: int = 25) -> Workspace:
 def test_images_become_shards_and_a_manifest(work: Workspace) -> None:
     counts = filled(work).ingest()
     assert (counts.seen, counts.accepted) == (25, 25)
-    shapes = [work.store.read_array(files.shard_path(n)).shape for n in range(3)]
+    shapes = [work.store.read_array(pool_shard(n)).shape for n in range(3)]
     assert shapes == [(10, 16, 16, 1), (10, 16, 16, 1), (5, 16, 16, 1)]
     rows = work.rows()
     assert [row["uri"] for row in rows] == sorted(row["uri"] for row in rows)
@@ -421,14 +421,14 @@ def check_invariants(work: Workspace) -> None:
     assert Counter(s["outcome"] for s in sightings)["accepted"] == len(rows)
     held = Counter(r["shard"] for r in rows)
     for shard, count in held.items():
-        assert len(work.store.read_array(files.shard_path(shard))) == count
+        assert len(work.store.read_array(pool_shard(shard))) == count
     assert len({(r["shard"], r["row"]) for r in rows}) == len(rows)
 
 
 def test_workers_and_block_size_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for name, workers, block, chunk in (("a", 1, 1024, 32), ("b", 3, 3, 2)):
-        monkeypatch.setattr(ingest_module, "BLOCK", block)
+        monkeypatch.setattr(intake, "BLOCK", block)
         monkeypatch.setattr(looking, "CHUNK", chunk)
         (tmp_path / name).mkdir()
         work = filled(Workspace(tmp_path / name))
@@ -610,7 +610,7 @@ def check_committed(work: Workspace) -> None:
     assert info is not None
     rows = work.rows()
     assert len(rows) == info.items
-    assert all((work.root / files.shard_path(r["shard"])).exists() for r in rows)
+    assert all((work.root / pool_shard(r["shard"])).exists() for r in rows)
 
 
 def test_an_interrupted_rebuild_is_not_taken_for_a_pool(work: Workspace) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -16,7 +18,7 @@ from PIL import Image
 from tasks import repository
 from tasks.campaign import LEDGER, open_campaign
 from tasks.errors import BadInput
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.labeling.oracle import DATABASE
 from tasks.ledger import open_ledger
 from tasks.serving import FOLDER, serve
@@ -126,11 +128,46 @@ def test_items_of_an_earlier_source_are_served_from_there(world: World, tmp_path
         Image.effect_noise((8, 8), 90 + number).save(
             more / f"{number:03d}.png"
         )  # names that are in the first source too
-    take_in(world.root, more.parent)
+    ingest(world.root, more.parent)
     assert len(world.items()) > 120
     assert world.items()[120][1] in {uri for _, uri in world.items()[:120]}
     for place, path in zip((0, 120), world.serve(0, 120), strict=True):
         assert sha256(path) == world.items()[place][0]
+
+
+def noise(folder: Path, *names: str, size: int = 8) -> Path:
+    """Images of noise under these names, all of the same size in bytes and the same time."""
+    (folder / "0").mkdir(parents=True)
+    for number, name in enumerate(names):
+        path = folder / "0" / name
+        Image.effect_noise((size, size), 60 + 7 * len(str(folder)) + number).save(path, format="BMP")
+        os.utime(path, ns=(5, 5))
+    return folder
+
+
+def test_a_source_that_brings_nothing_new_does_not_take_the_place_of_an_earlier_one(
+    world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert ingest(world.root, tmp_path / "empty").accepted == 0
+    assert sha256(world.serve(7)[0]) == world.items()[7][0]
+
+
+def test_a_pool_of_two_sources_is_rebuilt_from_both(world: World, tmp_path: Path) -> None:
+    ingest(world.root, noise(tmp_path / "more", "a.bmp", "b.bmp"))
+    before = world.items()
+    edit(world.root, {"pool.size": 12})
+    ingest(world.root, None, rebuild=True)
+    assert world.items() == before
+    shards = sorted((world.root / "data/pool").glob("shard-*.npy"))
+    assert [np.load(shard).shape for shard in shards] == [(len(before), 12, 12, 1)]
+
+
+def test_an_equal_name_size_and_time_in_another_source_is_another_file(world: World, tmp_path: Path) -> None:
+    assert ingest(world.root, noise(tmp_path / "first", "a.bmp")).accepted == 1
+    counts = ingest(world.root, noise(tmp_path / "the second", "a.bmp"))
+    assert (counts.accepted, counts.known) == (1, 0)
+    assert ingest(world.root, None).known == 1
 
 
 def test_a_batch_with_a_changed_original_is_refused_before_anything_is_in_the_outbox(world: World) -> None:

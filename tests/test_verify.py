@@ -22,14 +22,14 @@ from tasks import artefacts, repository
 from tasks.campaign import LEDGER
 from tasks.disclosure import secrets
 from tasks.errors import BadInput
-from tasks.ingest import take_in
+from tasks.ingest import ingest
 from tasks.lock import campaign_lock
 from tasks.pointers import Cached, cached_files
 from tasks.store import Store
 from tasks.tables import MANIFEST, SIGHTINGS, TableKind
 from tasks.verify import MANY, Violation, verify
 from tests.children import run_in_child
-from tests.quick import TEMPLATE, broken, copy, state, tick
+from tests.quick import broken, copy, state, tick
 
 SECRET = "-".join(["hunter2"] * 2)  # workspaces hold a copy of this file
 
@@ -307,7 +307,7 @@ def test_a_sighting_without_its_item_is_found(root: Path) -> None:
 def test_a_quarantined_file_without_a_reason_is_found(root: Path, tmp_path: Path) -> None:
     (tmp_path / "more/0").mkdir(parents=True)
     (tmp_path / "more/0/empty.png").write_bytes(b"")
-    counts = take_in(root, tmp_path / "more")
+    counts = ingest(root, tmp_path / "more")
     assert (counts.quarantined, broken(root)) == (1, [])
     change(root, SIGHTINGS, reason=lambda column: [""] * len(column))
     assert "0/empty.png: quarantined, and no reason" in found(root)["I6 every file is accounted for"]
@@ -369,6 +369,20 @@ def test_a_secret_that_was_once_committed_is_found_by_deep(root: Path, monkeypat
     monkeypatch.setenv("LABEL_STUDIO_TOKEN", SECRET)
     text = found(root, deep=True)["I7 no secret in files"]
     assert "iter-0002:params.yaml holds the value of LABEL_STUDIO_TOKEN" in text and SECRET not in text
+
+
+def test_of_a_secret_of_many_lines_the_longest_is_searched_for_and_the_others_still_are(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(f"{text}# {SECRET}\n# {SECRET[::-1]}\n")
+    assert tick(root) == "iteration 2"
+    (root / "params.yaml").write_text(text)
+    monkeypatch.setenv("LABEL_STUDIO_TOKEN", SECRET)
+    monkeypatch.setenv("SIGNING_KEY", f"-----\n{SECRET[::-1]}\n-----")
+    told = found(root, deep=True)["I7 no secret in files"]
+    assert "iter-0002:params.yaml holds the value of LABEL_STUDIO_TOKEN" in told
+    assert "iter-0002:params.yaml holds the value of SIGNING_KEY" in told
 
 
 def test_what_is_a_secret_is_told_by_its_name_or_its_address(tmp_path: Path) -> None:
@@ -495,14 +509,14 @@ def skips_the_cache_check(name: str) -> None:
 
 def tags_before_the_commit() -> None:
     """The tag is set first, so that it names the commit before."""
-    from tasks import export
+    from tasks import closing
 
     def _tag(campaign: Any, row: Any) -> None:
         repository.tag(campaign.root, row.number, "too early")
         repository.stage_own(campaign.root, row.params)
         repository.commit(campaign.root, "too late")
 
-    export._tag = _tag
+    closing._tag = _tag
 
 
 @pytest.fixture(scope="module")
@@ -547,9 +561,3 @@ def test_a_product_that_commits_without_looking_into_the_cache_is_caught_by_veri
 def test_a_tag_before_its_commit_is_caught_by_verify(root: Path) -> None:
     assert run_in_child(tick, root, twin=tags_before_the_commit).text == "iteration 2"
     assert "iter-0002: its list of artefacts is of iteration 1" in found(root)["I4 a tag restores"]
-
-
-def test_the_code_itself_is_not_a_campaign() -> None:
-    if not (TEMPLATE / "data/campaign.json").exists():
-        with pytest.raises(BadInput, match="not a campaign"):
-            verify(TEMPLATE)
