@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tasks.errors import BadInput, GleanerError
+from tasks.errors import BadInput, GleanerError, InvariantBroken
 
 EPILOG = """A first campaign: gleaner init deer; cd deer; edit params.yaml (source, classes); gleaner ingest; gleaner tick.
 
@@ -80,9 +80,9 @@ def ingest(
 ) -> None:
     """Read images into the pool: decode, hash, fold duplicates, group, split, quarantine what is broken."""
     from tasks.counts import summary
-    from tasks.ingest import take_in
+    from tasks.ingest import ingest as take
 
-    counts = take_in(Path.cwd(), here(source) if source else None, rebuild=rebuild)
+    counts = take(Path.cwd(), here(source) if source else None, rebuild=rebuild)
     if as_json:
         _print_json(asdict(counts))
     else:
@@ -107,12 +107,16 @@ def tick(
 def _accept(check: str, reason: str) -> None:
     from tasks import plugins
     from tasks.campaign import open_campaign
+    from tasks.findings import blocking
 
     plugins.require("checks", check)
     with open_campaign(Path.cwd(), "accept") as campaign:
         latest = campaign.ledger.latest()
         if latest is None or latest.state != "open":
             raise BadInput("no iteration is open: there is no finding to accept. `gleaner status` shows what is next.")
+        if check not in (found := [finding["check"] for finding in blocking(campaign.store)]):
+            refused = f"the checks that block are: {', '.join(found)}" if found else "no check blocks the batch"
+            raise BadInput(f"iteration {latest.number} has nothing of {check} to accept: {refused}.")
         campaign.ledger.decide("accept", latest.number, check, reason)
 
 
@@ -192,16 +196,13 @@ def verify(
     violations = check(Path.cwd(), deep=deep)
     if as_json:
         _print_json([{"invariant": v.invariant, "what": v.what} for v in violations])
+    elif violations:
+        print("\n".join(f"broken: {v.invariant}: {v.what}" for v in violations))
     else:
-        for violation in violations:
-            print(f"broken: {violation.invariant}: {violation.what}")
-        if not violations:
-            print(
-                "all invariants hold"
-                + (" (every byte was read)." if deep else " (sizes and presence; --deep reads every byte).")
-            )
+        read = "every byte was read" if deep else "sizes and presence; --deep reads every byte"
+        print(f"all invariants hold ({read}).")
     if violations:
-        raise typer.Exit(4)
+        raise typer.Exit(InvariantBroken.exit_code)
 
 
 @app.command()

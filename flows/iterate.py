@@ -1,7 +1,7 @@
 """One tick of the loop as a Prefect flow: one task a stage, in the order of DVC's own graph.
 
     tick("workspaces/demo")
-      import labels ─> embed ─> train ─> score ─> select ─> evaluate ─> monitor ─> report ─> validate tables ─> export ─> track
+      import labels ─> open ─> embed ─> train ─> score ─> select ─> evaluate ─> monitor ─> report ─> validate tables ─> export ─> track
 
 No flow waits in memory for people: a tick with nothing due ends at once, and the next one looks again.
 """
@@ -24,8 +24,10 @@ from prefect.runtime import flow_run
 from monitoring.evidence import alarming, from_json
 from tasks import plugins, repository, tracking, versions
 from tasks.campaign import Campaign, open_campaign
+from tasks.closing import Closed
 from tasks.errors import GleanerError, Unreachable
-from tasks.export import FINDINGS, Closed, export, finish_exported
+from tasks.export import export, finish_exported
+from tasks.findings import FINDINGS
 from tasks.import_labels import due, open_iteration, poll
 
 LOGS = ".gleaner/logs"
@@ -50,11 +52,16 @@ def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 @task(name="import labels", task_run_name="import labels", retry_condition_fn=_worth_retrying, **OUTSIDE)
-def import_labels(campaign: Campaign) -> int:
-    """Poll the labeling tool and open the iteration."""
-    answers = poll(campaign)
+def import_labels(campaign: Campaign) -> None:
+    """Pull what the labeling tool has, store it, read it."""
+    _log().info("%d new answers", poll(campaign))
+
+
+@task(name="open", task_run_name="open", retry_condition_fn=_worth_retrying, **OUTSIDE)
+def open_next(campaign: Campaign) -> int:
+    """Open the iteration that is due: freeze its inputs."""
     number = open_iteration(campaign)
-    _log().info("%d new answers; iteration %d is open", answers, number)
+    _log().info("iteration %d is open", number)
     return number
 
 
@@ -136,7 +143,8 @@ def tick(workspace: str) -> Tick:
         recovered = finish_exported(campaign)
         if recovered is not None:
             return _finished(campaign, recovered, "an iteration that was interrupted is finished")
-        poll(campaign)
+        ON_STEP.get()("import labels")
+        _do(import_labels, campaign)
         verdict = due(campaign)
         if not verdict.now:
             _log().info("nothing is due: %s", verdict.why)
@@ -147,8 +155,8 @@ def tick(workspace: str) -> Tick:
 
 def _iterate(campaign: Campaign) -> tuple[Closed | None, tuple[str, ...]]:
     step = ON_STEP.get()
-    step("import labels")
-    number = _do(import_labels, campaign)
+    step("open")
+    number = _do(open_next, campaign)
     for stage in versions.stage_order(campaign.root):
         step(stage)
         _do(run_stage, campaign, stage, number)

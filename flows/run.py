@@ -23,7 +23,7 @@ from tasks.import_labels import due, poll
 if TYPE_CHECKING:
     from flows.iterate import Tick
 
-STEPS_AROUND = 3  # import labels, validate tables, export: the steps beside DVC's stages
+STEPS_AROUND = 4  # import labels, open, validate tables, export: the steps beside DVC's stages
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Idle:
     """A look that found nothing to do, before anything heavy was imported."""
 
     why: str
+    waiting: bool = False  # for answers
     warnings: tuple[str, ...] = ()
 
 
@@ -42,7 +43,7 @@ def look(root: Path) -> Idle | None:
             return None
         poll(campaign)
         verdict = due(campaign)
-        return None if verdict.now else Idle(verdict.why, tuple(tracking.flush(campaign)))
+        return None if verdict.now else Idle(verdict.why, verdict.waiting, tuple(tracking.flush(campaign)))
 
 
 def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:
@@ -57,7 +58,7 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
                 settings.prepare(root)
             done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
             deadline = time.monotonic() + wait_seconds
-        elif time.monotonic() < deadline and idle.why.startswith("waiting"):
+        elif time.monotonic() < deadline and idle.waiting:
             time.sleep(min(5.0, max(0.1, wait_seconds / 10)))
         else:
             return [*done, idle]
@@ -72,7 +73,7 @@ def _tick(root: Path, title: str) -> Tick:
     settings.quiet_console()
     problem = settings.unreachable(root)
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
-        before = ON_STEP.set(_interruptible(root, step))
+        before = ON_STEP.set(_interruptible(root, step, step.terminal))
         try:
             if problem is None:
                 return tick(str(root))
@@ -87,14 +88,14 @@ def _tick(root: Path, title: str) -> Tick:
             ON_STEP.reset(before)
 
 
-def _interruptible(root: Path, step: Callable[[str], None]) -> Callable[[str], None]:
+def _interruptible(root: Path, step: Callable[[str], None], terminal: int) -> Callable[[str], None]:
     """End at once on Ctrl-C and SIGTERM: the next tick recovers from an end at any point, and Prefect's own handler
     would wait for a server that the same signal has ended. Prefect takes SIGTERM over when a flow starts, so each step
     takes it back."""
 
     def end(number: int, frame: object) -> None:
         settings.end_own(root)
-        os.write(2, b"\x1b[?25h\ninterrupted: nothing is lost, the next tick goes on from here.\n")
+        os.write(terminal, b"\x1b[?25h\ninterrupted: nothing is lost, the next tick goes on from here.\n")
         os._exit(128 + number)
 
     def announce(name: str) -> None:
@@ -108,9 +109,10 @@ def _interruptible(root: Path, step: Callable[[str], None]) -> Callable[[str], N
 
 
 class _Steps:
-    """Moves the bar when a step begins."""
+    """Moves the bar when a step begins; `terminal` is where the bar is."""
 
-    def __init__(self, bar: Progress, title: str, total: int) -> None:
+    def __init__(self, bar: Progress, title: str, total: int, terminal: int) -> None:
+        self.terminal = terminal
         self._bar, self._task = bar, bar.add_task(title, total=total, step="starting Prefect")
         self._begun = 0
 
@@ -136,6 +138,6 @@ def _progress(total: int, title: str) -> Iterator[_Steps]:
             TextColumn("{task.fields[step]}"),
         )
         with Progress(*columns, console=Console(file=stream)) as bar:
-            steps = _Steps(bar, title, total)
+            steps = _Steps(bar, title, total, stream.fileno())
             yield steps
             steps.finish()

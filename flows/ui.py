@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -19,44 +21,69 @@ HOST = "127.0.0.1"
 READY_SECONDS = 180
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server to start."""
+
+    command: list[str]
+    log: Path
+    health: str  # URL that answers 200 when it is up
+    line: str  # for people
+
+
 def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     """Start both servers, print where they are, and wait. Raises GleanerError when one of them does not come up."""
     settings.prepare(root)
     folder = root.resolve() / ".gleaner"
     folder.mkdir(exist_ok=True, mode=0o700)
-    ports = [_free(mlflow_port), _free(prefect_port)]
-    commands = [_mlflow(folder, ports[0]), _prefect(ports[1])]
-    logs = [folder / "mlflow-server.log", folder / "prefect-server.log"]
-    health = [f"http://{HOST}:{ports[0]}/health", f"http://{HOST}:{ports[1]}/api/health"]
-    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{ports[1]}/api"  # the page asks there, not at 4200
-    print("starting both servers (some 20 seconds) ...", flush=True)
-    servers = [_start(command, log) for command, log in zip(commands, logs, strict=True)]
+    here, there = _ours(folder, mlflow_port, prefect_port)
+    if here:
+        print("starting (some 20 seconds) ...", flush=True)
+    servers = [_start(server.command, server.log) for server in here]
     try:
-        for server, url, log in zip(servers, health, logs, strict=True):
-            _wait(server, url, log)
-        print(f"MLflow   http://{HOST}:{ports[0]}   (experiments, plots, batches, model registry)")
-        print(f"Prefect  http://{HOST}:{ports[1]}   (runs, logs, artifacts)")
-        print("Ctrl-C ends both.", flush=True)
-        _until_interrupted(servers)
+        for process, server in zip(servers, here, strict=True):
+            _wait(process, server.health, server.log)
+        for line in [*(server.line for server in here), *there]:
+            print(line)
+        if servers:
+            print("Ctrl-C ends what was started.", flush=True)
+            _until_interrupted(servers)
     finally:
         _stop(servers)
 
 
-def _mlflow(folder: Path, port: int) -> list[str]:
+def _ours(folder: Path, mlflow_port: int, prefect_port: int) -> tuple[list[Server], list[str]]:
+    """Servers to start, and lines about those that the environment says run elsewhere."""
+    here, there = [], []
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    artifacts = f"{folder}/mlartifacts"
-    arguments = [
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--backend-store-uri",
-        uri,
-        "--default-artifact-root",
-        artifacts,
-    ]
-    return [sys.executable, "-m", "mlflow", *arguments, "--workers", "1"]
+    if uri.startswith(("http://", "https://")):
+        there.append(f"MLflow   {address(uri)}   (MLFLOW_TRACKING_URI: it runs there)")
+    else:
+        port = _free(mlflow_port)
+        line = f"MLflow   http://{HOST}:{port}   (experiments, plots, batches, model registry)"
+        health = f"http://{HOST}:{port}/health"
+        here.append(Server(_mlflow(folder, uri, port), folder / "mlflow-server.log", health, line))
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        there.append(f"Prefect  {address(url)}   (PREFECT_API_URL: it runs there)")
+    else:
+        port = _free(prefect_port)
+        os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{port}/api"  # the page asks there, not at 4200
+        line = f"Prefect  http://{HOST}:{port}   (runs, logs, artifacts)"
+        here.append(Server(_prefect(port), folder / "prefect-server.log", f"http://{HOST}:{port}/api/health", line))
+    return here, there
+
+
+def address(url: str) -> str:
+    """A URL without what may be secret in it."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _mlflow(folder: Path, uri: str, port: int) -> list[str]:
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # it may hold a password, and arguments are public
+    where = ["--host", HOST, "--port", str(port), "--default-artifact-root", f"{folder}/mlartifacts"]
+    return [sys.executable, "-m", "mlflow", "server", *where, "--workers", "1"]
 
 
 def _prefect(port: int) -> list[str]:

@@ -32,6 +32,7 @@ class Due:
 
     now: bool
     why: str
+    waiting: bool = False  # answers may come: looking again later makes sense
 
 
 def poll(campaign: Campaign) -> int:
@@ -86,6 +87,7 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     return Due(
         False,
         f"waiting for annotators: {answered} of {len(batch)} tasks of iteration {latest.number} are answered, {needed} are needed",
+        waiting=True,
     )
 
 

@@ -8,17 +8,19 @@ from typing import Any
 from tasks import artefacts, tracking, versions
 from tasks.campaign import IDENTITY, LEDGER, Campaign, read_campaign
 from tasks.errors import BadInput
+from tasks.findings import failed
 from tasks.import_labels import due
+from tasks.ledger import require_no_loss
 from tasks.params import load
 from tasks.pool import read_info
 from tasks.store import Store
-
-ARMS = ("seed", "active", "control", "holdout")
+from tasks.tables import ARMS
 
 
 def status(root: Path) -> dict[str, Any]:
     """The state of the campaign in `root`; a copy without a ledger is described from its tag."""
     store = Store(root)
+    require_no_loss(store.path(LEDGER))
     if not store.exists(LEDGER) and store.exists(artefacts.ARTEFACTS):
         listed = store.read_json(artefacts.ARTEFACTS)
         why = "a copy, read-only; `gleaner fork` makes it a campaign of its own"
@@ -73,21 +75,9 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "annotators_work_at": campaign.tool.address if latest and _images(campaign.store) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
         "remote": versions.remote(campaign.root),
-        "findings": _findings(campaign),
+        "findings": [{k: f[k] for k in ("check", "severity", "what", "todo")} for f in failed(campaign.store)],
         "next": _next(campaign),
     }
-
-
-def _findings(campaign: Campaign) -> list[dict[str, str]]:
-    path = "data/findings.json"
-    if not campaign.store.exists(path):
-        return []
-    findings = campaign.store.read_json(path)["findings"]
-    return [
-        {k: f[k] for k in ("check", "severity", "what", "todo")}
-        for f in findings
-        if f["outcome"] == "fail" and f["severity"] != "off"
-    ]
 
 
 def _next(campaign: Campaign) -> str:
@@ -96,4 +86,4 @@ def _next(campaign: Campaign) -> str:
     verdict = due(campaign)
     if verdict.now:
         return f"`gleaner tick` ({verdict.why})"
-    return f"`gleaner tick` looks for answers ({verdict.why})" if verdict.why.startswith("waiting") else verdict.why
+    return f"`gleaner tick` looks for answers ({verdict.why})" if verdict.waiting else verdict.why

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -33,11 +34,11 @@ PUSHED_TO = ".gleaner/pushed_to"  # holds the URL of the remote that has every t
 def initialise(root: Path, home: Path) -> None:
     """Make a folder a git and DVC repository of its own, with one commit. `home` is where it will stand."""
     git(root, "init", "--quiet", "--initial-branch", "main")
-    with _dvc_environment(root):
-        from dvc.repo import Repo
+    _set_environment(root)
+    from dvc.repo import Repo
 
-        with output_to(Path(os.devnull)):
-            Repo.init(str(root)).close()
+    with output_to(Path(os.devnull)):
+        Repo.init(str(root)).close()
     configure(root, home)
     git(root, "add", "--all")
     commit(root, "gleaner init")
@@ -113,9 +114,14 @@ def _origin_cache(root: Path) -> Path | None:
 def reproduce(root: Path, stage: str, log: Path) -> bool:
     """Run one stage if anything it depends on changed; returns whether it ran. What it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    try:
+
+    def run() -> bool:
         with output_to(log), _dvc(root, quiet=False) as repo:
             return bool(repo.reproduce(targets=[stage], single_item=True))
+
+    try:  # in the main thread DVC ignores Ctrl-C until the stage ends; in another one our handler hears it at once
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(run).result()
     except GleanerError as error:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         first = next((i for i, line in enumerate(lines) if line.startswith(("error:", "Traceback"))), -5)
@@ -143,14 +149,12 @@ def output_to(log: Path) -> Iterator[None]:
                 os.close(original)
 
 
-@contextmanager
-def _dvc_environment(root: Path) -> Iterator[None]:
-    """A private site cache (DVC makes its own world-writable) and the environment's `python` first on PATH."""
+def _set_environment(root: Path) -> None:
+    """A private site cache: DVC makes its own world-writable."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     site = root / ".gleaner" / "dvc-site"
     site.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["DVC_SITE_CACHE_DIR"] = str(site)
-    yield
 
 
 @contextmanager
@@ -161,21 +165,21 @@ def _dvc(root: Path, quiet: bool = True) -> Iterator[Any]:
     from dvc.repo import Repo
 
     root = root.resolve()
-    with _dvc_environment(root):
-        try:
-            with (
-                disk_errors(root),
-                output_to(Path(os.devnull)) if quiet else nullcontext(),
-                chdir(root),
-                Repo(str(root)) as repo,
-            ):  # DVC takes paths relative to where the process stands
-                _give_up_on_full_disks(repo.state)
-                yield repo
-        except DvcException as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise GleanerError(f"DVC in {root}: {error}{cause}") from error
-        except (sqlite3.Error, Timeout) as error:  # of DVC's own database of file states
-            raise disk_error(OSError(errno.ENOSPC, f"DVC's database takes no more ({error})"), root) from error
+    _set_environment(root)
+    try:
+        with (
+            disk_errors(root),
+            output_to(Path(os.devnull)) if quiet else nullcontext(),
+            chdir(root),
+            Repo(str(root)) as repo,
+        ):  # DVC takes paths relative to where the process stands
+            _give_up_on_full_disks(repo.state)
+            yield repo
+    except DvcException as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise GleanerError(f"DVC in {root}: {error}{cause}") from error
+    except (sqlite3.Error, Timeout) as error:  # of DVC's own database of file states
+        raise disk_error(OSError(errno.ENOSPC, f"DVC's database takes no more ({error})"), root) from error
 
 
 def _give_up_on_full_disks(state: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -111,7 +113,7 @@ def test_prefect_shows_a_run_an_iteration_and_a_task_a_stage(campaign: Path) -> 
         "export",
         "track",
     ]
-    assert sorted(tasks[:12]) == sorted(["import labels", *order])
+    assert sorted(tasks[:13]) == sorted(["import labels", "open", *order])
     assert {"markdown", "table"} <= artifacts
 
 
@@ -170,6 +172,8 @@ def test_a_blocking_finding_keeps_the_batch_back_until_it_is_accepted(campaign: 
     state = json.loads(gleaner("status", "--json", "--workspace", str(copy)))
     assert state["pending"] == 0
     assert any(f["check"] == "score_gap" for f in state["findings"])
+    other = ("tick", "--accept", "stagnant_rankings", "--because", "why not", "--workspace", str(copy))
+    assert "nothing of stagnant_rankings to accept: the checks that block are: score_gap" in gleaner(*other, expect=2)
     out = gleaner("tick", "--accept", "score_gap", "--because", "the limit is a test's", "--workspace", str(copy))
     assert "iteration 3: 6 tasks sent" in out
 
@@ -252,6 +256,57 @@ def test_a_killed_tick_leaves_no_server_behind_after_the_next(campaign: Path, tm
     assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))
 
 
+@contextmanager
+def ui(root: Path, **environment: str) -> Iterator[list[str]]:
+    """`gleaner ui` with the lines it printed until it was ready; ended by Ctrl-C."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GLEANER_", "MLFLOW_"))}
+    command = [str(GLEANER), "ui", "--mlflow-port", "0", "--prefect-port", "0", "--workspace", str(root)]
+    with subprocess.Popen(command, env={**clean, **environment}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or "Ctrl-C" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "".join(lines)
+        yield lines
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def address(lines: list[str], name: str) -> str:
+    return next(match[1] for line in lines if (match := re.match(rf"{name} +(\S+)", line)))
+
+
+@pytest.mark.slow
+def test_ui_opens_both_and_ends_both(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign, copy, symlinks=True)
+    with ui(copy) as lines:
+        experiments = httpx.post(
+            f"{address(lines, 'MLflow')}/api/2.0/mlflow/experiments/search", json={"max_results": 9}, timeout=30
+        ).json()
+        assert "letters" in {experiment["name"] for experiment in experiments["experiments"]}
+        runs = httpx.post(f"{address(lines, 'Prefect')}/api/flow_runs/filter", json={}, timeout=30).json()
+        assert {run["name"] for run in runs} >= {"workspace: iteration 0", "workspace: iteration 2"}
+        assert (
+            "text/html"
+            in httpx.get(address(lines, "Prefect"), timeout=30, follow_redirects=True).headers["content-type"]
+        )
+    assert not servers(copy)
+    for name in ("MLflow", "Prefect"):
+        with pytest.raises(httpx.TransportError):
+            httpx.get(address(lines, name), timeout=5)
+
+
+@pytest.mark.slow
+def test_ui_names_servers_that_run_elsewhere_without_their_passwords(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(campaign, copy, symlinks=True)
+    with ui(copy, MLFLOW_TRACKING_URI="https://ann:correct-horse@mlflow.example/x") as lines:
+        assert address(lines, "MLflow") == "https://mlflow.example/x"
+        assert httpx.get(f"{address(lines, 'Prefect')}/api/health", timeout=30).status_code == 200
+    assert "correct-horse" not in "".join(lines)
+
+
 def servers(root: Path) -> list[int]:
     """Processes that work on a workspace's Prefect database."""
     home = f"PREFECT_HOME={root}/.gleaner/prefect".encode()
@@ -268,21 +323,35 @@ def servers(root: Path) -> list[int]:
     return found
 
 
+def stage_runs(module: str, group: int) -> bool:
+    """Whether a process of the group runs that module."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if module.encode() in (folder / "cmdline").read_bytes() and os.getpgid(int(folder.name)) == group:
+                return True
+        except OSError:
+            continue
+    return False
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_tick_ends_at_once_when_its_group_is_interrupted(
-    campaign: Path, tmp_path: Path, number: signal.Signals, code: int
+def test_a_tick_ends_at_once_when_it_is_interrupted_in_a_stage(
+    campaign: Path, tmp_path: Path, number: signal.Signals, code: int, whole_group: bool
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(campaign, copy, symlinks=True)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GLEANER_"))}
     command = [str(GLEANER), "tick", "--workspace", str(copy)]
-    with subprocess.Popen(command, env=clean, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        while not (copy / ".gleaner/logs/iter-0003-train.log").exists():
-            time.sleep(0.05)
+    with subprocess.Popen(command, env=clean, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not stage_runs("tasks.train", process.pid):
+            time.sleep(0.02)
             assert process.poll() is None
-        os.killpg(process.pid, number)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
         assert process.wait(10) == code
+        assert process.stderr is not None
+        assert b"interrupted: nothing is lost" in process.stderr.read()
     assert "iteration 3: 6 tasks sent" in gleaner("tick", "--workspace", str(copy))
     assert not servers(copy)
     assert "all invariants hold" in gleaner("verify", "--workspace", str(copy))
