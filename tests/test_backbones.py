@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import pytest
 
 from tasks import plugins
 from tasks.backbones import Backbone
+from tasks.backbones._weights import fetch
 from tasks.errors import BadInput
 
 #: options under which a backbone works without a network, and quickly
@@ -180,6 +186,100 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_them(
     with pytest.raises(BadInput, match=r"cannot download.*no route.*Put that file at .*resnet18-f37072fd\.pth"):
         load("torchvision", weights="DEFAULT")
     assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.fixture(scope="module")
+def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, bytes], Path]]:
+    """A real HTTPS server on loopback: its address, the bodies it serves by path, the certificate to trust.
+
+    A body that begins with `short` is announced ten bytes longer than it is; `/moved` redirects.
+    """
+    folder = tmp_path_factory.mktemp("https")
+    certificate = self_signed(folder)
+    bodies: dict[str, bytes] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = bodies.get(self.path)
+            self.send_response(302 if self.path == "/moved.pth" else 404 if body is None else 200)
+            self.send_header("Location", "/full.pth")
+            self.send_header("Content-Length", str(len(body or b"") + 10 * (body or b"").startswith(b"short")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}", bodies, certificate
+    server.shutdown()
+    server.server_close()
+
+
+def self_signed(folder: Path) -> Path:
+    """Key and certificate for 127.0.0.1 in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    built = built.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = built.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "server.pem").write_bytes(private + signed.public_bytes(pem))
+    return folder / "server.pem"
+
+
+def test_weights_are_downloaded_by_address_once(
+    https: tuple[str, dict[str, bytes], Path], resnet: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, bodies, certificate = https
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    bodies["/r.pth"] = (resnet[1] / "r.pth").read_bytes()
+    first = load("torchvision", model="resnet18", weights=f"{address}/r.pth")
+    del bodies["/r.pth"]
+    assert load("torchvision", model="resnet18", weights=f"{address}/r.pth").version == first.version
+
+
+@pytest.mark.parametrize(
+    "name,says",
+    [
+        ("/broken.pth", "it broke off after 105 of 115 bytes"),
+        ("/resnet18-00112233.pth", "what came has the SHA-256 .*, not 00112233"),
+        ("/nowhere.pth", "Not Found"),
+        ("/moved.pth", "Found"),
+    ],
+)
+def test_a_download_that_is_not_the_file_leaves_nothing(
+    name: str, says: str, https: tuple[str, dict[str, bytes], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, bodies, certificate = https
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    bodies |= {"/broken.pth": b"short" + bytes(100), "/resnet18-00112233.pth": bytes(100), "/full.pth": bytes(100)}
+    with pytest.raises(BadInput, match=rf"cannot download.*{says}.*Put that file at"):
+        fetch(f"{address}{name}", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_with_the_hash_in_its_name_is_kept(
+    https: tuple[str, dict[str, bytes], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, bodies, certificate = https
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    content = b"weights"
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    bodies[f"/{name}"] = content
+    assert fetch(f"{address}/{name}", tmp_path).read_bytes() == content
 
 
 def test_weights_that_lie_in_the_cache_need_no_network(

@@ -6,11 +6,15 @@ digest(path), read_state(path)
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import re
 import urllib.error
 import urllib.request
-from http.client import HTTPMessage
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +22,7 @@ from tasks.errors import BadInput
 from tasks.store import replacing, sha256
 
 TIMEOUT = 60  # seconds without a byte
+PROMISED = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")  # torch's weights carry the beginning of their SHA-256
 NESTED = ("state_dict", "model")  # where training scripts put the weights in their checkpoints
 
 
@@ -40,18 +45,42 @@ def fetch(url: str, folder: Path) -> Path:
         return target
     if not url.startswith("https://"):
         raise BadInput(f"embed.options.weights: {url!r} is not an https:// address.")
+    opener = urllib.request.build_opener(_NoRedirect)
+    with _explained(url, target):
+        response = opener.open(url, timeout=TIMEOUT)
+    with response, replacing(target) as handle:
+        for block in _whole(response, url, target):
+            handle.write(block)
+    return target
+
+
+def _whole(response: HTTPResponse, url: str, target: Path) -> Iterator[bytes]:
+    """All blocks of the body. Raises BadInput when it breaks off, or is not the file that its name says."""
+    length, promised = 0, PROMISED.search(target.name)
+    hashed = hashlib.sha256()
+    with _explained(url, target):
+        while block := response.read(1 << 20):
+            length += len(block)
+            hashed.update(block)
+            yield block
+        announced = response.headers.get("Content-Length")
+        if announced is not None and int(announced) != length:
+            raise ConnectionError(f"it broke off after {length} of {announced} bytes")
+        if promised and not hashed.hexdigest().startswith(promised[1]):
+            raise ConnectionError(f"what came has the SHA-256 {hashed.hexdigest()[:12]}, not {promised[1]}")
+
+
+@contextmanager
+def _explained(url: str, target: Path) -> Iterator[None]:
+    """Turn what a network does into one clear error, with the fix."""
     try:
-        opener = urllib.request.build_opener(_NoRedirect)
-        with opener.open(url, timeout=TIMEOUT) as response, replacing(target) as handle:
-            while block := response.read(1 << 20):
-                handle.write(block)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        yield
+    except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
         raise BadInput(
             f"cannot download the backbone's weights from {url}: {getattr(error, 'reason', error)}. "
             f"Put that file at {target}, or give its path as embed.options.weights, "
             "or use embed.backbone pixels or efficientnet_lite0."
         ) from None
-    return target
 
 
 def cache_folder() -> Path:
