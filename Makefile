@@ -50,4 +50,4 @@ lock: $(READY)       ## resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
 
 clean:               ## remove the environment and the demo
-	rm -rf $(VENV) workspaces
+	rm -rf $(VENV) $(DEMO)

@@ -74,6 +74,7 @@ class Evidence:
     holdout: Array  # (N,) bool: reserved for measuring
     labeled: Array  # (N,) bool: has a label, training or holdout
     trained: Array  # (N,) bool: has a label that the model may learn from
+    trained_classes: int  # different classes among them
     representative: Array  # (N,) bool: trained, and not chosen for its utility (arms seed and control)
     asked_in: Array  # (N,) int64 iteration that asked about it, -1 never
     wrong: Array  # (N,) float64 on labeled holdout items: 1 the model is wrong, 0 right; NaN elsewhere
@@ -146,11 +147,6 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def blocking(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings that must stop the export."""
-    return tuple(f for f in findings if f.severity == "block" and f.outcome == "fail")
 
 
 def alarming(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 from monitoring.scores import distributions
 from tasks.inputs import Iteration
 from tasks.store import Store
-from tasks.tables import ASKED, FROZEN_MANIFEST, LABELS, SCORES, SELECTION, TableKind
+from tasks.tables import ARMS, ASKED, FROZEN_MANIFEST, LABELS, SCORES, SELECTION, TableKind
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ARMS = ["seed", "active", "control", "holdout"]
 SUM_TOLERANCE = 1e-4
 LARGEST = 1e300  # finite: NaN counts as missing, infinity is above this
 LAST_PLACE = 2**31 - 1  # of an int32 shard or row
@@ -150,7 +149,7 @@ def _identity() -> list[Rule]:
 
 
 def _arm_rules() -> list[Rule]:
-    return [_one_of("arm", ARMS), _true("arm_fits_split", "in the holdout arm exactly when reserved")]
+    return [_one_of("arm", list(ARMS)), _true("arm_fits_split", "in the holdout arm exactly when reserved")]
 
 
 def _there(column: str, means: str = "there") -> Rule:

@@ -19,14 +19,13 @@ import pyarrow.compute as pc
 from monitoring.evidence import Array, Batch, Curve, Evidence, Finding, Model, Scores, to_json
 from monitoring.scores import read_outcomes, read_scores
 from tasks import plugins
+from tasks.findings import FINDINGS
 from tasks.inputs import previous, read_iteration
 from tasks.params import CheckSetting
 from tasks.stage import main
 from tasks.store import Store
-from tasks.tables import ASKED, CURVE, FROZEN_MANIFEST, LABELS, PREVIOUS_SCORES, SCORES, SELECTION
+from tasks.tables import ASKED, CURVE, FROZEN_MANIFEST, LABELS, METRICS, PREVIOUS_SCORES, SCORES, SELECTION
 
-FINDINGS = "data/findings.json"
-METRICS = "data/evaluation/metrics.json"
 #: what a plug-in that is given evidence it does not understand may raise
 CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -88,6 +87,7 @@ def gather(store: Store) -> Evidence:
         holdout=pc.equal(manifest["split"], "holdout").to_numpy(),
         labeled=_mask(ids, labels["item_id"]),
         trained=_mask(ids, training["item_id"]),
+        trained_classes=len(pc.unique(training["class_index"])),
         representative=_mask(ids, representative["item_id"]),
         asked_in=_spread(count, positions(asked["item_id"], ids), asked["iteration"].to_numpy(), -1),
         wrong=_wrong(scores, holdout_labels, ids),

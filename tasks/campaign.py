@@ -7,6 +7,7 @@ with open_campaign(Path("."), "tick") as campaign:
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +87,10 @@ class Campaign:
 
 def mint(name: str) -> dict[str, Any]:
     """A new identity: campaign ids are unique, because a labeling tool's tasks are found by them."""
-    slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")[:40] or "campaign"
+    plain = (
+        unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    )  # ü -> u; Prefect allows no more
+    slug = "".join(c if c.isalnum() else "-" for c in plain).strip("-")[:40] or "campaign"
     return {"id": f"{slug}-{secrets.token_hex(4)}", "forked_from": None}
 
 

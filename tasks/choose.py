@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 #: (positions to choose from (N,), k, positions already in this batch (B,)) -> (k,) distinct indices into the first
 Ask = Callable[[Array, int, Array], Array]
 #: (candidates (N,) positions, group codes (all,), times asked per group (G,), k, already chosen (B,)) -> positions
-Rule = Callable[[Array, Array, Array, int, Array], Array]
+Picker = Callable[[Array, Array, Array, int, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def holdout_target(labels: int, first_batch: int, budget: int | None) -> int:
     """Holdout labels to aim at: `holdout.labels`, or half of a `budget` in which it and the seed do not fit."""
     if budget is None or labels + first_batch <= budget:
         return labels
-    return min(labels, budget // 2)
+    return min(labels, max(budget // 2, 1))
 
 
-def choose(candidates: Candidates, plan: Plan, active: Rule, rng: np.random.Generator) -> Batch:
+def choose(candidates: Candidates, plan: Plan, active: Picker, rng: np.random.Generator) -> Batch:
     """Choose a batch. `active` gives the seed or active arm.
 
     Every arm takes exactly what the plan says or all that is left. The control arm is drawn first, so that
@@ -122,8 +122,8 @@ def choose(candidates: Candidates, plan: Plan, active: Rule, rng: np.random.Gene
     return _interleave(arms, inclusion, rng)
 
 
-def by_utility(utility: Array, ties: Array) -> Rule:
-    """Rule that walks down a ranking: highest `utility` (all,) first, equal ones by `ties` (all,)."""
+def by_utility(utility: Array, ties: Array) -> Picker:
+    """Picker that walks down a ranking: highest `utility` (all,) first, equal ones by `ties` (all,)."""
 
     def walk(rest: Array, groups: Array, counts: Array, k: int, _: Array) -> Array:
         ranking = rest[np.lexsort((ties[rest], -utility[rest]))]
@@ -133,8 +133,8 @@ def by_utility(utility: Array, ties: Array) -> Rule:
     return walk
 
 
-def by_batches(ask: Ask) -> Rule:
-    """Rule for strategies that choose sets: asked among the least asked groups, one item of each, until full."""
+def by_batches(ask: Ask) -> Picker:
+    """Picker for strategies that choose sets: asked among the least asked groups, one item of each, until full."""
 
     def fill(rest: Array, groups: Array, counts: Array, k: int, before: Array) -> Array:
         counts, chosen = counts.copy(), before[:0]

@@ -24,13 +24,14 @@ IMAGES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp", ".img", ".npy")
 
 
 def secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variable -> secret value, of those long enough to be looked for."""
+    """Variable -> secret value (of several lines the longest: git searches by line), if long enough to be looked for."""
     found = {name: value for name, value in environment.items() if SECRET.search(name)}
     for name, value in environment.items():
         password = _password(value)
         if password:
             found[f"{name} (its password)"] = password
-    return {name: value for name, value in sorted(found.items()) if len(value) >= SHORTEST and not Path(value).exists()}
+    told = {name: max(value.splitlines(), key=len, default="") for name, value in sorted(found.items())}
+    return {name: line for name, line in told.items() if len(line) >= SHORTEST and not Path(line).exists()}
 
 
 def _password(value: str) -> str | None:
@@ -49,7 +50,7 @@ def secrets_in_files(store: Store, deep: bool = False) -> Iterator[str]:
         for name, value in wanted.items():
             if _holds(path, value):
                 yield f"{path.relative_to(store.root)} holds the value of {name}. Change that secret, then remove it."
-    for name, value in wanted.items() if deep and "\n" not in "".join(wanted.values()) else ():
+    for name, value in wanted.items() if deep else ():
         for place in repository.search_history(store.root, repository.tags(store.root), value):
             yield f"{place} holds the value of {name}. Change that secret: git keeps what was committed."
 

@@ -25,7 +25,7 @@ from tasks import plugins
 from tasks.backbones import Backbone
 from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
-from tasks.features import BACKBONE, FOLDER, shard_name
+from tasks.features import BACKBONE, FOLDER, pool_shard, shard_name
 from tasks.params import Compute, Embed
 from tasks.stage import limit_threads, main
 from tasks.store import Array, Store, remove_folder
@@ -55,11 +55,11 @@ def run(store: Store, embed: Embed, compute: Compute) -> None:
     marks = _present(store, job.identity, wanted)
     _clear(store, set(marks))
     job.note(store, marks)
-    missing = {shard: len(store.read_array(_pool(shard))) for shard in wanted if shard not in marks}
+    missing = {shard: len(store.read_array(pool_shard(shard))) for shard in wanted if shard not in marks}
     with _progress(sum(missing.values())) as advance, ThreadPoolExecutor(compute.workers) as threads:
         for shard in missing:
             checkpoint(f"embed:{shard}:before")
-            images = store.read_array(_pool(shard))
+            images = store.read_array(pool_shard(shard))
             store.write_array(f"{FOLDER}/{shard_name(shard)}", _features(images, job, threads, advance, shard))
             marks[shard] = wanted[shard]
             job.note(store, marks)
@@ -77,10 +77,6 @@ def _job(store: Store, embed: Embed, compute: Compute) -> Job:
         "threads": compute.threads,
     }
     return Job(backbone, embed.batch, identity)
-
-
-def _pool(shard: int) -> str:
-    return f"data/pool/{shard_name(shard)}"
 
 
 def _marks(store: Store) -> dict[int, str]:
@@ -127,7 +123,7 @@ def _features(
     if features.shape != (len(images), job.backbone.dimension) or len(broken):
         raise GleanerError(
             f"embed: {job.backbone.version} gave {features.shape} features for {len(images)} images of "
-            f"{_pool(shard)}, {len(broken)} of them not finite (rows {broken[:3].tolist()})."
+            f"{pool_shard(shard)}, {len(broken)} of them not finite (rows {broken[:3].tolist()})."
         )
     return features
 

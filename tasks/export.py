@@ -8,36 +8,22 @@ outbox it is never computed again; its stored hash is asserted instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, repository, serving, tracking, versions
+from tasks import repository, serving, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.checkpoint import checkpoint
+from tasks.closing import Closed, close
 from tasks.errors import Blocked, GleanerError
+from tasks.findings import blocking
 from tasks.inputs import read_iteration
 from tasks.labeling import Task
 from tasks.ledger import Frozen, IterationRow, task_key
-from tasks.params import parse
-from tasks.pointers import DATA, cached_files
 from tasks.progress import reason_to_stop
-from tasks.snapshot import write_snapshot
 from tasks.stage import guarded
-from tasks.store import sha256
-from tasks.tables import SELECTION
-
-FINDINGS = "data/findings.json"
-METRICS = "data/evaluation/metrics.json"
-
-
-@dataclass(frozen=True)
-class Closed:
-    """An iteration that was closed just now."""
-
-    number: int
-    asked: int  # tasks it sent
-    stop: str | None  # why the campaign ends with it, None when it goes on
+from tasks.store import Store, sha256
+from tasks.tables import METRICS, SELECTION
 
 
 def export(campaign: Campaign) -> Closed | None:
@@ -59,7 +45,7 @@ def finish_exported(campaign: Campaign) -> Closed | None:
     _require_same_selection(campaign, row)
     if row.state == "selected":
         _push(campaign, row.number)
-    return _close(campaign, row.number)
+    return close(campaign, row.number)
 
 
 def _select(campaign: Campaign, row: IterationRow) -> None:
@@ -69,7 +55,7 @@ def _select(campaign: Campaign, row: IterationRow) -> None:
     stop = reason_to_stop(campaign, [_measured(metrics)], len(campaign.ledger.asked()))
     selection = [] if stop else campaign.store.read_table(SELECTION).to_pylist()
     if selection:
-        gate(campaign.store.read_json(FINDINGS), campaign.ledger.accepted(row.number))
+        gate(campaign.store, row.number, campaign.ledger.accepted(row.number))
         serving.serve(campaign, [item["item_id"] for item in selection])
     campaign.ledger.put(f"stop:{row.number}", stop or "")
     checkpoint("export:select:before")
@@ -102,18 +88,16 @@ def _measured(metrics: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def gate(findings: dict[str, Any], accepted: dict[str, str]) -> None:
+def gate(store: Store, number: int, accepted: dict[str, str]) -> None:
     """Raise Blocked when a blocking check failed and nobody accepted it."""
     refused = [
         f"- {finding['check']}: {finding['what']} To do: {finding['todo']}"
-        for finding in findings["findings"]
-        if finding["severity"] == "block" and finding["outcome"] == "fail" and finding["check"] not in accepted
+        for finding in blocking(store)
+        if finding["check"] not in accepted
     ]
     if refused:
         raise Blocked(
-            f"iteration {findings['iteration']}: the batch is not exported, no money was spent.\n"
-            + "\n".join(refused)
-            + "\n"
+            f"iteration {number}: the batch is not exported, no money was spent.\n" + "\n".join(refused) + "\n"
             "Fix the cause and run the tick again, or overrule: gleaner tick --accept CHECK --because REASON"
         )
 
@@ -173,81 +157,6 @@ def _tasks(campaign: Campaign, number: int) -> list[Task]:
         )
         for row in batch
     ]
-
-
-def _close(campaign: Campaign, number: int) -> Closed:
-    row = campaign.ledger.latest()
-    assert row is not None
-    outcome = _outcome(campaign, number)
-    campaign.ledger.record_outcome(number, outcome)
-    checkpoint("close:outcome:after")
-    _record_bytes(campaign, row)
-    _tag(campaign, row)
-    tracking.queue(campaign, number)
-    checkpoint("close:queue:after")
-    campaign.ledger.close(number, outcome)
-    checkpoint("close:ledger:after")
-    return Closed(number, outcome["asked"], outcome["stop"])
-
-
-def _outcome(campaign: Campaign, number: int) -> dict[str, Any]:
-    metrics = campaign.store.read_json(METRICS)
-    return {
-        **{arm: metrics[f"labels_{arm}"] for arm in ("seed", "active", "control", "holdout")},
-        "asked": len(campaign.ledger.batch(number)),
-        "accuracy": metrics["accuracy"],
-        "low": metrics["accuracy_low"],
-        "high": metrics["accuracy_high"],
-        "model_sha256": metrics["model_sha256"],
-        "champion": metrics["champion"],
-        "stop": campaign.ledger.get(f"stop:{number}") or None,
-    }
-
-
-def _record_bytes(campaign: Campaign, row: IterationRow) -> None:
-    """Snapshot, list of artefacts, cache; every new cache object is read back before anything is committed."""
-    store = campaign.store
-    write_snapshot(store, campaign.ledger)
-    checkpoint("close:snapshot:after")
-    listed = artefacts.build(store, row.number, campaign.id, row.params or "", _threads(campaign, row))
-    store.write_json(artefacts.ARTEFACTS, listed)
-    checkpoint("close:artefacts:after")
-    versions.add_data(campaign.root, DATA)
-    checkpoint("close:add:after")
-    problems = artefacts.check_cache(listed["files"], cached_files(campaign.root), _committed(campaign))
-    if problems:
-        raise GleanerError(
-            f"iteration {row.number} is not tagged: DVC's cache does not hold what it should.\n"
-            + "\n".join(problems[:10])
-        )
-    versions.push(campaign.root)
-    checkpoint("close:push:after")
-
-
-def _threads(campaign: Campaign, row: IterationRow) -> int:
-    """Of the params that the batch was computed with; params.yaml may have been edited since."""
-    params = parse(row.params) if row.params else campaign.params
-    return params.compute.threads
-
-
-def _committed(campaign: Campaign) -> dict[str, artefacts.Entry]:
-    """Files whose cached bytes were read back before a commit (the list in the working tree may be of a failed try)."""
-    where = f"HEAD:{artefacts.ARTEFACTS}"
-    text = repository.show_all(campaign.root, [where]).get(where)
-    files: dict[str, artefacts.Entry] = artefacts.read_artefacts(text, where)["files"] if text else {}
-    return files
-
-
-def _tag(campaign: Campaign, row: IterationRow) -> None:
-    name = repository.tag_name(row.number)
-    if name in repository.tags(campaign.root):
-        return
-    repository.stage_own(campaign.root, row.params)
-    checkpoint("close:stage:after")
-    repository.commit(campaign.root, f"iteration {row.number} of {campaign.id}")
-    checkpoint("close:commit:after")
-    repository.tag(campaign.root, row.number, f"iteration {row.number} of {campaign.id}")
-    checkpoint("close:tag:after")
 
 
 def main() -> None:

@@ -25,6 +25,11 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.npy"
 
 
+def pool_shard(shard: int) -> str:
+    """data/pool/shard-00003.npy: the images."""
+    return f"data/pool/{shard_name(shard)}"
+
+
 @dataclass(frozen=True)
 class Features:
     """The features of one backbone version, read by item."""

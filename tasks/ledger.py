@@ -184,14 +184,23 @@ def task_key(campaign: str, iteration: int, item_id: str) -> str:
 def require_ledger(path: Path, create: bool = False) -> None:
     """Raise GleanerError when there is no ledger and none may be made: a copy of a campaign has none, and an empty
     one would begin the campaign anew."""
-    if create or (path.exists() and path.stat().st_size > 0):
+    if create or _held(path):
         return
-    if path.with_name(f"{path.name}.backup").exists():
-        raise GleanerError(f"{path} is gone or empty. Put {path.name}.backup in its place; `gleaner verify` checks it.")
+    require_no_loss(path)
     raise GleanerError(
         f"{path} not found: this folder is a copy of a campaign, and read-only. "
         "`gleaner fork` starts a campaign of its own from it."
     )
+
+
+def require_no_loss(path: Path) -> None:
+    """Raise GleanerError when the ledger is gone but its backup is there: this is no copy, somebody lost a file."""
+    if not _held(path) and path.with_name(f"{path.name}.backup").exists():
+        raise GleanerError(f"{path} is gone or empty. Put {path.name}.backup in its place; `gleaner verify` checks it.")
+
+
+def _held(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 @contextmanager

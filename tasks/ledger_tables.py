@@ -1,6 +1,7 @@
 """The ledger's tables, and the file that holds them.
 
-WAL with `synchronous=FULL`: what a commit acknowledged survives a power cut. Nothing is ever deleted.
+WAL with `synchronous=FULL`: what a commit acknowledged survives a power cut. Nothing is deleted, but for what a
+fork must not own (unanswered tasks of the campaign it came from).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
-STATES = ("open", "selected", "exported", "closed")
 #: what reading an open ledger raises when its file is damaged; `open_ledger` makes a GleanerError of it
 Damaged = sqlite3.Error
 

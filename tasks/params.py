@@ -159,7 +159,6 @@ class Track(Section):
 class Compute(Section):
     """How much of the machine is used."""
 
-    engine: Literal["local"] = "local"
     workers: int = Field(2, ge=1, le=1024)
     threads: int = Field(1, ge=1, le=1024)
 

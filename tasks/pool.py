@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput, GleanerError
+from tasks.features import pool_shard
 from tasks.grouping import Groups, thumbnails
 from tasks.store import TEMPORARY, Store
 from tasks.tables import KNOWN_LABELS, MANIFEST, SIGHTINGS, TableKind
@@ -68,11 +69,6 @@ def require_same(info: PoolInfo, size: int, mode: str) -> None:
             f"{info.size} x {info.size} {info.mode}. Set them back, or decode the pool anew "
             "(`gleaner ingest --rebuild`): items, groups, splits and labels stay."
         )
-
-
-def shard_path(number: int) -> str:
-    """data/pool/shard-00007.npy of 7."""
-    return f"{FOLDER}/shard-{number:05d}.npy"
 
 
 def read_info(store: Store) -> PoolInfo | None:
@@ -135,7 +131,7 @@ class ShardWriter:
         """Write what is there, as a shard of its own."""
         if self._filled:
             with effect("shard"):
-                self._store.write_array(shard_path(self.next), self._buffer[: self._filled])
+                self._store.write_array(pool_shard(self.next), self._buffer[: self._filled])
             self.next += 1
             self._filled = 0
 
@@ -169,7 +165,7 @@ def write_info(store: Store, info: PoolInfo) -> None:
 
 def sweep(store: Store, info: PoolInfo) -> None:
     """Remove shards that the pool does not hold (a dead run's, an older version's) and temporary files."""
-    kept = {store.path(shard_path(n)) for n in range(info.first_shard, info.shards)}
+    kept = {store.path(pool_shard(n)) for n in range(info.first_shard, info.shards)}
     folder = store.path(FOLDER)
     stale = [p for p in folder.glob("shard-*.npy") if p not in kept] + list(folder.glob(f".*{TEMPORARY}"))
     if stale:
@@ -194,7 +190,7 @@ def read_groups(store: Store, manifest: pa.Table) -> Groups:
     position = {items[i]: k for k, i in enumerate(first)}
     sizes = Counter(named)
     shards, rows = (np.array([columns[c][i] for i in first], np.int64) for c in ("shard", "row"))
-    shard = lru_cache(maxsize=None)(lambda number: store.read_array(shard_path(number)))
+    shard = lru_cache(maxsize=None)(lambda number: store.read_array(pool_shard(number)))
 
     def seen_at(positions: Array) -> Array:
         images = [shard(int(shards[p]))[rows[p]] for p in positions]

@@ -14,19 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.features import shard_name
+from tasks.features import pool_shard
+from tasks.findings import failed
 from tasks.inputs import Iteration, read_iteration
 from tasks.params import Campaign
 from tasks.plots import Tile, contact_sheet, learning_curve
 from tasks.stage import main
 from tasks.store import Array, Store
-from tasks.tables import CURVE, FROZEN_MANIFEST, SELECTION
+from tasks.tables import ARMS, CURVE, FROZEN_MANIFEST, METRICS, SELECTION
 
 FOLDER = "data/report"
-METRICS = "data/evaluation/metrics.json"
-FINDINGS = "data/findings.json"
 SHOWN = 60  # images in the contact sheet
-ARMS = ("seed", "active", "control", "holdout")
 
 
 def run(store: Store, campaign: Campaign) -> None:
@@ -36,7 +34,7 @@ def run(store: Store, campaign: Campaign) -> None:
     batch = store.read_table(SELECTION).sort_by("rank")
     store.write_bytes(f"{FOLDER}/learning_curve.png", _curve(store, campaign, metrics))
     store.write_bytes(f"{FOLDER}/batch.png", _sheet(store, campaign, iteration, batch))
-    text = _report(campaign, iteration, metrics, batch, _findings(store))
+    text = _report(campaign, iteration, metrics, batch, failed(store))
     store.write_bytes(f"{FOLDER}/report.md", text.encode())
 
 
@@ -68,13 +66,8 @@ def _images(store: Store, item_ids: list[str]) -> list[Array]:
     wanted = set(item_ids)
     columns = (manifest[name].to_pylist() for name in ("item_id", "shard", "row"))
     place = {item: (shard, row) for item, shard, row in zip(*columns, strict=True) if item in wanted}
-    shards = {shard: store.read_array(f"data/pool/{shard_name(shard)}") for shard, _ in place.values()}
+    shards = {shard: store.read_array(pool_shard(shard)) for shard, _ in place.values()}
     return [np.asarray(shards[place[item][0]][place[item][1]]) for item in item_ids]
-
-
-def _findings(store: Store) -> list[dict[str, Any]]:
-    found = store.read_json(FINDINGS)["findings"] if store.exists(FINDINGS) else []
-    return [finding for finding in found if finding["outcome"] == "fail" and finding["severity"] != "off"]
 
 
 def _report(
@@ -120,7 +113,7 @@ def _summary(metrics: dict[str, Any]) -> list[str]:
 
 def _batch(iteration: Iteration, batch: pa.Table) -> list[str]:
     if not batch.num_rows:
-        return ["Nothing is left to ask about."]
+        return ["The budget is spent." if iteration.remaining == 0 else "No image is left to ask about."]
     arms = Counter(batch["arm"].to_pylist())
     present = [arm for arm in ARMS if arms[arm]]
     lines = _row_table(present, [arms[arm] for arm in present])

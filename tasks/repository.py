@@ -7,6 +7,8 @@ tag(root, 7, "iteration 7 of deer-3f2a")
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ OWN = (
     "data/campaign.json",
 )
 CODE = ("tasks", "flows", "monitoring", "dvc.yaml")
+ITERATION = re.compile(r"iter-\d{4,}")
 FAITHFUL = "surrogateescape"  # bytes that are not UTF-8 survive a round trip through str
 UNFINISHED = (
     ("MERGE_HEAD", "merge"),
@@ -38,6 +41,8 @@ def git(root: Path, *arguments: str, text: str | None = None) -> str:
     """Run git in the workspace; returns what it prints. Hooks, signing and the caller's GIT_* are left out."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false"]
+    if shutil.which("git") is None:
+        raise GleanerError("git is not installed, or not on PATH. A campaign's history lives in git: install it.")
     done = subprocess.run(
         [*command, *arguments],
         cwd=root,
@@ -65,7 +70,8 @@ def tag_name(number: int) -> str:
 
 def tags(root: Path) -> list[str]:
     """Tags of closed iterations, in order."""
-    return git(root, "tag", "--list", "iter-*", "--sort", "refname").split()
+    named = git(root, "tag", "--list", "iter-*").split()
+    return sorted((name for name in named if ITERATION.fullmatch(name)), key=lambda name: int(name[5:]))
 
 
 def require_clean(root: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tasks import artefacts, leftovers, repository, snapshot, versions
 from tasks.campaign import IDENTITY, LEDGER, mint, utc_now
 from tasks.errors import BadInput, GleanerError
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, require_no_loss
 from tasks.lock import campaign_lock
 from tasks.store import Store, disk_errors, remove_folder
 
@@ -91,6 +91,7 @@ def _prove_data(root: Path, listed: dict[str, Any]) -> None:
 
 def _copied(store: Store) -> dict[str, Any]:
     """The list of artefacts of the copy. Raises BadInput for what is no copy of a closed iteration."""
+    require_no_loss(store.path(LEDGER))
     if store.exists(LEDGER):
         raise BadInput(
             f"{store.root} is a campaign with a ledger of its own; `gleaner restore N --to DIR` makes a copy to fork."

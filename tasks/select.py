@@ -20,8 +20,8 @@ from tasks.choose import (
     Ask,
     Batch,
     Candidates,
+    Picker,
     Plan,
-    Rule,
     by_batches,
     by_utility,
     choose,
@@ -42,8 +42,8 @@ from tasks.tables import ASKED, FROZEN_MANIFEST, SCORES, SELECTION
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of all items, in item order."""
+class Scored:
+    """The pool with its scores, in item order."""
 
     manifest: pa.Table
     candidates: Candidates
@@ -56,15 +56,15 @@ class Known:
 def run(store: Store, select: Select, holdout: Holdout) -> None:
     """Choose the batch. Raises BadInput when the budget is too small for a first batch."""
     iteration, head = read_iteration(store), read(store)
-    known = _gather(store, len(iteration.classes))
-    plan = _plan(known, head, iteration, select, holdout)
+    scored = _gather(store, len(iteration.classes))
+    plan = _plan(scored, head, iteration, select, holdout)
     name, options = (select.strategy, select.options) if head.trained else (select.cold_start, {})
-    rule = _rule(store, known, head, acquire.strategy(name, options), iteration)
-    batch = choose(known.candidates, plan, rule, iteration.rng("select"))
-    store.write_table(SELECTION, _table(known, batch, head))
+    picker = _picker(store, scored, head, acquire.strategy(name, options), iteration)
+    batch = choose(scored.candidates, plan, picker, iteration.rng("select"))
+    store.write_table(SELECTION, _table(scored, batch, head))
 
 
-def _gather(store: Store, classes: int) -> Known:
+def _gather(store: Store, classes: int) -> Scored:
     manifest = store.read_table(FROZEN_MANIFEST, ["item_id", "group", "split", "shard", "row"]).sort_by("item_id")
     scores = store.read_table(SCORES).sort_by("item_id")
     if not scores["item_id"].equals(manifest["item_id"]):
@@ -77,7 +77,7 @@ def _gather(store: Store, classes: int) -> Known:
         raise GleanerError(f"select: {len(broken)} scores are not finite, the first is of item {item}.")
     answered = pc.and_(pc.equal(asked["arm"], "holdout"), pc.not_equal(asked["state"], "skipped"))
     measured = asked.filter(answered).num_rows
-    return Known(manifest, _candidates(manifest, asked), probabilities, utility, measured, asked.num_rows)
+    return Scored(manifest, _candidates(manifest, asked), probabilities, utility, measured, asked.num_rows)
 
 
 def _candidates(manifest: pa.Table, asked: pa.Table) -> Candidates:
@@ -89,46 +89,46 @@ def _candidates(manifest: pa.Table, asked: pa.Table) -> Candidates:
     )
 
 
-def _plan(known: Known, head: Head, iteration: Iteration, select: Select, holdout: Holdout) -> Plan:
-    budget = None if iteration.remaining is None else iteration.remaining + known.asked
-    missing = max(0, holdout_target(holdout.labels, select.first_batch, budget) - known.measured)
-    missing = min(missing, len(known.candidates.unmeasured()))
+def _plan(scored: Scored, head: Head, iteration: Iteration, select: Select, holdout: Holdout) -> Plan:
+    budget = None if iteration.remaining is None else iteration.remaining + scored.asked
+    missing = max(0, holdout_target(holdout.labels, select.first_batch, budget) - scored.measured)
+    missing = min(missing, len(scored.candidates.unmeasured()))
     if head.trained:
         return later_plan(select.batch, select.control, missing, iteration.remaining)
     return first_plan(select.first_batch, missing, iteration.remaining)
 
 
-def _rule(store: Store, known: Known, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Rule:
-    ties = tie_order(known.candidates.item_ids, iteration.seed)
+def _picker(store: Store, scored: Scored, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Picker:
+    ties = tie_order(scored.candidates.item_ids, iteration.seed)
     if strategy.chooses:
-        return by_batches(_asker(store, known, head, strategy, iteration))
+        return by_batches(_asker(store, scored, head, strategy, iteration))
     if head.trained:
-        return by_utility(known.utility, ties)
-    return by_utility(_cold_utility(store, known, head, strategy, iteration), ties)
+        return by_utility(scored.utility, ties)
+    return by_utility(_cold_utility(store, scored, head, strategy, iteration), ties)
 
 
-def _asker(store: Store, known: Known, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Ask:
+def _asker(store: Store, scored: Scored, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Ask:
     """Asks a batch-aware strategy about some positions; what this batch already holds counts as labeled."""
     reads = strategy.reads_features or strategy.reads_labeled
-    features = _features(store, known, head, reads)
-    seen = np.flatnonzero(acquire.covered(store, known.manifest))
+    features = _features(store, scored, head, reads)
+    seen = np.flatnonzero(acquire.covered(store, scored.manifest))
     rng = iteration.rng("strategy")
 
     def ask(positions: Array, k: int, taken: Array) -> Array:
         labeled = features[np.concatenate([seen, taken])]
-        own = acquire.Known(len(positions), head, known.probabilities[positions], features[positions], labeled)
+        own = acquire.Known(len(positions), head, scored.probabilities[positions], features[positions], labeled)
         return acquire.ask(strategy, own, k, rng, iteration.rng("dropout"))
 
     return ask
 
 
-def _cold_utility(store: Store, known: Known, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Array:
+def _cold_utility(store: Store, scored: Scored, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Array:
     """Utilities (N,) without a model, from features alone; 0 for items that may not be asked about."""
-    eligible = known.candidates.eligible()
-    features = _features(store, known, head, strategy.reads_features or strategy.reads_labeled)
-    labeled = features[acquire.covered(store, known.manifest)]
-    own = acquire.Known(len(eligible), head, known.probabilities[eligible], features[eligible], labeled)
-    utility = np.zeros(known.manifest.num_rows)
+    eligible = scored.candidates.eligible()
+    features = _features(store, scored, head, strategy.reads_features or strategy.reads_labeled)
+    labeled = features[acquire.covered(store, scored.manifest)]
+    own = acquire.Known(len(eligible), head, scored.probabilities[eligible], features[eligible], labeled)
+    utility = np.zeros(scored.manifest.num_rows)
     if len(eligible):
         rng = iteration.rng("strategy")
         utility[eligible] = acquire.ask(strategy, own, len(eligible), rng, rng)
@@ -137,30 +137,30 @@ def _cold_utility(store: Store, known: Known, head: Head, strategy: acquire.Stra
     return utility
 
 
-def _features(store: Store, known: Known, head: Head, wanted: bool) -> Array:
+def _features(store: Store, scored: Scored, head: Head, wanted: bool) -> Array:
     """Features (N, D) of all items, (N, 0) when nobody reads them."""
-    if not wanted or not known.manifest.num_rows:
-        return np.zeros((known.manifest.num_rows, 0), dtype=np.float32)
+    if not wanted or not scored.manifest.num_rows:
+        return np.zeros((scored.manifest.num_rows, 0), dtype=np.float32)
     features = Features.open(store)
     head.require(features.version)
-    return features.of(known.manifest["shard"].to_numpy(), known.manifest["row"].to_numpy())
+    return features.of(scored.manifest["shard"].to_numpy(), scored.manifest["row"].to_numpy())
 
 
-def _table(known: Known, batch: Batch, head: Head) -> pa.Table:
+def _table(scored: Scored, batch: Batch, head: Head) -> pa.Table:
     """The batch with what the model said of it before it is trained on it."""
-    chances = known.probabilities[batch.positions]
+    chances = scored.probabilities[batch.positions]
     blank = np.full(len(batch.positions), np.nan)
     at = pa.array(batch.positions)
     return pa.table(
         {
-            "item_id": known.manifest["item_id"].take(at),
+            "item_id": scored.manifest["item_id"].take(at),
             "rank": np.arange(len(batch.positions)),
             "arm": pa.array(batch.arms.tolist(), pa.string()),
-            "utility": known.utility[batch.positions] if head.trained else blank,
+            "utility": scored.utility[batch.positions] if head.trained else blank,
             "inclusion": batch.inclusion,
             "predicted": chances.argmax(axis=1) if head.trained else np.full(len(blank), -1),
             "confidence": chances.max(axis=1, initial=0.0) if head.trained else blank,
-            "group": known.manifest["group"].take(at),
+            "group": scored.manifest["group"].take(at),
         }
     )
 

@@ -8,7 +8,7 @@ accuracy(correct, groups, 0.95, 1000, rng)  ->  Interval(value=0.75, low=..., hi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -133,25 +133,3 @@ def labels_to_reach(labels: Sequence[float], accuracies: Sequence[float], target
             return float(before[0] + share * (count - before[0]))
         before = (count, max(value, before[1] if before else value))
     return None
-
-
-def percentiles(values: Iterable[float], at: Sequence[float] = (50.0, 95.0, 99.0)) -> dict[str, float]:
-    """{'p50': ..., 'p95': ..., 'p99': ...} of measured values. Raises ValueError without any, or with NaN."""
-    array = np.fromiter(values, dtype=np.float64)
-    if not len(array) or not np.isfinite(array).all():
-        raise ValueError("percentiles need at least one value and no NaN or infinity.")
-    return {f"p{q:g}": float(v) for q, v in zip(at, np.percentile(array, list(at)), strict=True)}
-
-
-def seconds(value: float) -> str:
-    """A duration for people: '0.42 s', '12 s', '3 min 5 s', '2 h 10 min'."""
-    if not math.isfinite(value) or value < 0:
-        return "unknown"
-    if value < 10:
-        return f"{value:.2g} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -77,8 +77,7 @@ def _gain(stop: Rules, measured: list[tuple[float, float]]) -> str | None:
         return None
     before = measured[-1 - stop.patience][0]
     gain = max(accuracy for accuracy, _ in measured[-stop.patience :]) - before
+    iterations = "iteration" if stop.patience == 1 else "iterations"
     if gain < stop.min_gain:
-        return (
-            f"no more gain: accuracy grew by {gain:.3f} over {stop.patience} iterations (stop.min_gain {stop.min_gain})"
-        )
+        return f"no more gain: accuracy grew by {gain:.3f} over {stop.patience} {iterations} (stop.min_gain {stop.min_gain})"
     return None

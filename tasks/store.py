@@ -190,13 +190,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: what the system says when a disk is full, gone, read-only or not ours
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+DISK = FULL | {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turn a failed write anywhere in the block into one clear error."""
+    """Turn what a disk refuses anywhere in the block into one clear error."""
     try:
         yield
     except OSError as error:
@@ -206,8 +207,13 @@ def disk_errors(root: Path) -> Iterator[None]:
 
 
 def disk_error(error: OSError, path: Path) -> GleanerError:
-    """One clear error for a failed write: which file, why, how much room is left."""
+    """One clear error for what a disk refused: which file, why, what to do, how much room is left on a full one."""
     reason = error.strerror or str(error)
+    if error.errno in DISK - FULL:
+        return GleanerError(
+            f"cannot use {path}: {reason}. It must be readable and writable for this user (another owner? a disk that is "
+            "mounted read-only?). Then run the same command again; nothing was lost."
+        )
     try:
         free = shutil.disk_usage(path.parent).free // 2**20
         room = f" {free} MB are free there."

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+#: why an item is in a batch
+ARMS = ("seed", "active", "control", "holdout")
+#: what evaluate measured: flat JSON
+METRICS = "data/evaluation/metrics.json"
+
 
 @dataclass(frozen=True)
 class TableKind:

@@ -19,6 +19,7 @@ import numpy as np
 from tasks import artefacts, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.errors import BadInput, GleanerError
+from tasks.features import pool_shard
 from tasks.ledger import Damaged, open_ledger
 from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
@@ -92,9 +93,9 @@ def _ingest(store: Store) -> Iterator[str]:
     yield from _outcomes(sightings, items)
     rows = Counter(manifest["shard"].to_pylist())
     for shard, count in sorted(rows.items()):
-        held = len(store.read_array(pool.shard_path(shard)))
+        held = len(store.read_array(pool_shard(shard)))
         if held != count:
-            yield f"{pool.shard_path(shard)} holds {held} images, the manifest says {count}"
+            yield f"{pool_shard(shard)} holds {held} images, the manifest says {count}"
     info = pool.read_info(store)
     if info is not None and info.items != len(manifest):
         yield f"{pool.POOL} counts {info.items} items, the manifest holds {len(manifest)}"

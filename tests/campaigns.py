@@ -112,6 +112,7 @@ def _iterate(
         holdout=world.holdout,
         labeled=labeled,
         trained=trained,
+        trained_classes=len(np.unique(told[trained])),
         representative=state.representative.copy(),
         asked_in=np.where(world.holdout & measured, 0, state.asked_in),
         wrong=np.where(world.holdout & measured, (predicted != world.classes).astype(np.float64), np.nan),

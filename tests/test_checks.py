@@ -44,7 +44,7 @@ def hollow() -> Evidence:
     no_curve = Curve(number, number, none, none, none, np.zeros((0, 0)), number)
     model, batch = Model("a", 10, "margin"), Batch((), number, ())
     return Evidence(
-        3, None, number, mask, mask, mask, mask, number, none, batch, scores, scores, model, model, True, no_curve
+        3, None, number, mask, mask, mask, 0, mask, number, none, batch, scores, scores, model, model, True, no_curve
     )
 
 

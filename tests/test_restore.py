@@ -250,6 +250,25 @@ def test_a_fork_of_a_fork_and_its_iterations_come_back(restored: Path, tmp_path:
     assert broken(tmp_path / "again") == []
 
 
+def test_a_campaign_that_lost_its_ledger_is_no_copy_to_fork(story: Story, tmp_path: Path) -> None:
+    lost = copy(story.root, tmp_path / "lost")
+    store = Store(lost)
+    store.path(LEDGER).rename(store.path(f"{LEDGER}.backup"))
+    for look in (status, fork):
+        with pytest.raises(GleanerError, match=r"is gone or empty. Put ledger\.sqlite\.backup in its place"):
+            look(lost)
+    store.path(f"{LEDGER}.backup").rename(store.path(LEDGER))
+    assert status(lost)["state"] == "closed"
+
+
+def test_tags_that_only_look_like_iterations_are_left_alone(story: Story, restored: Path) -> None:
+    repository.git(restored, "tag", "iter-test")
+    known = repository.tags(restored)
+    assert "iter-test" not in known and len(known) == len(story.then)
+    fork(restored)
+    assert "iter-test" in repository.git(restored, "tag")
+
+
 def test_a_campaign_is_not_forked_twice(restored: Path) -> None:
     identity = fork(restored)
     with pytest.raises(BadInput, match="a ledger of its own"):

@@ -15,8 +15,8 @@ from tasks import plugins
 from tasks.choose import (
     Batch,
     Candidates,
+    Picker,
     Plan,
-    Rule,
     by_batches,
     by_utility,
     choose,
@@ -51,7 +51,7 @@ PLANS = st.one_of(
 )
 
 
-def rule(kind: str, utility: np.ndarray) -> Rule:
+def rule(kind: str, utility: np.ndarray) -> Picker:
     """A ranking, or a batch-aware strategy that would take the same items."""
     if kind == "utility":
         return by_utility(utility, tie_order(np.arange(len(utility)).astype(str), 1))
@@ -189,7 +189,7 @@ def test_a_first_batch_stays_in_the_budget_and_gives_both_something(first: int, 
     holdout = holdout_target(labels, first, budget)
     if budget < 1 + (labels > 0):
         with pytest.raises(BadInput, match="stop.labels"):
-            first_plan(first, holdout or labels, budget)
+            first_plan(first, holdout, budget)
         return
     plan = first_plan(first, holdout, budget)
     assert plan.seed + plan.holdout <= budget

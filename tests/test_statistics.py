@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.statistics import Interval, accuracy, better, flip_tail, labels_to_reach, percentiles, seconds, wilson
+from tasks.statistics import Interval, accuracy, better, flip_tail, labels_to_reach, wilson
 
 
 def interval(correct: Sequence[float], groups: Sequence[int] | None = None, seed: int = 0) -> Interval:
@@ -130,18 +130,3 @@ def test_labels_to_reach(labels: list[float], values: list[float], target: float
 def test_labels_must_grow() -> None:
     with pytest.raises(ValueError, match="grow"):
         labels_to_reach([10, 10], [0.1, 0.2], 0.2)
-
-
-def test_percentiles_refuse_nan_and_nothing() -> None:
-    assert percentiles([1.0, 2.0, 3.0]) == pytest.approx({"p50": 2.0, "p95": 2.9, "p99": 2.98})
-    for values in ([], [1.0, math.nan]):
-        with pytest.raises(ValueError):
-            percentiles(values)
-
-
-@pytest.mark.parametrize(
-    "value,text",
-    [(0.421, "0.42 s"), (12.4, "12 s"), (185.0, "3 min 5 s"), (7800.0, "2 h 10 min"), (math.nan, "unknown")],
-)
-def test_seconds_for_people(value: float, text: str) -> None:
-    assert seconds(value) == text

@@ -111,6 +111,12 @@ def test_a_device_that_is_full_says_so() -> None:
     assert "Free some space" in message
 
 
+def test_a_file_of_somebody_else_is_not_a_full_disk() -> None:
+    message = str(store_module.disk_error(PermissionError(13, "Permission denied"), Path("/tmp/photos.csv")))
+    assert message.startswith("cannot use /tmp/photos.csv: Permission denied. It must be readable and writable")
+    assert "Free some space" not in message
+
+
 def test_a_process_killed_while_writing_leaves_the_old_file(store: Store) -> None:
     store.write_bytes("f", b"old")
     code = (

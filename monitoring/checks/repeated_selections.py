@@ -23,7 +23,7 @@ ABOUT = About(
         "data/selection.parquet is of another iteration or another pool",
     ),
     todo="Do not export. Run `dvc repro --force select` on the frozen inputs; if the finding stays, look at the item "
-    "ids below in data/inputs/asked.parquet and data/inputs/labels.parquet.",
+    "ids that data/findings.json names in data/inputs/asked.parquet and data/inputs/labels.parquet.",
 )
 
 

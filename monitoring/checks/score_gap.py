@@ -56,6 +56,8 @@ def check(evidence: Evidence, *, limit: float = 0.6, sigmas: float = 3.0) -> Fin
         return ABOUT.not_applicable("There are no training labels yet, so the scores mean nothing.")
     utility = evidence.scores.utility
     bad = ~np.isfinite(utility)
+    if evidence.trained_classes < 2 and not bad.any():
+        return ABOUT.not_applicable("All training labels are of one class so far, so the scores mean nothing.")
     if utility.size == 0 or bad.any():
         return ABOUT.fails(f"{int(bad.sum())} of {utility.size} items have no finite score.", None, limit)
     if np.ptp(utility) == 0:

@@ -21,7 +21,8 @@ ABOUT = About(
     causes=(
         "the model was not retrained, or score read the weights of the iteration before",
         "the new labels did not reach training (frozen too early, filtered, other ids)",
-        "the scores are constant: a saturated network, a broken strategy or features that are all alike",
+        "the scores are constant: a saturated network (every probability 0 or 1: more `dropout`, or another strategy), "
+        "a broken strategy, or features that are all alike",
         "the model has converged on this pool: then no_improvement tells whether more labels still pay",
     ),
     todo="Compare `sha256` and `labels` in models/head/head.json with data/inputs/previous/metrics.json, then run "
@@ -49,7 +50,8 @@ def check(
     """
     if evidence.model.labels == 0 and not evidence.trained.any():
         return ABOUT.not_applicable("There are no training labels yet, so there is no model whose ranking could move.")
-    broken = _unusable(evidence) or _flat(evidence, max_flat) or _stale_model(evidence)
+    one_class = evidence.trained_classes < 2  # then every probability is 1: flat, and rightly so
+    broken = _unusable(evidence) or _stale_model(evidence) or (None if one_class else _flat(evidence, max_flat))
     if broken is not None:
         return broken
     reason = _no_history(evidence)
@@ -95,6 +97,8 @@ def _stale_model(evidence: Evidence) -> Finding | None:
 def _no_history(evidence: Evidence) -> str:
     """Why the ranking cannot be compared, "" when it can."""
     before = evidence.previous_model
+    if evidence.trained_classes < 2:
+        return "All training labels are of one class so far, so no ranking means anything."
     if evidence.previous is None or before is None:
         return "There is no iteration before this one to compare the ranking with."
     if before.labels == 0:

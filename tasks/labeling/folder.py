@@ -6,7 +6,8 @@
       tasks.json       ours: which image is which key (do not edit)
       answers.csv      or any other .csv / .json you put there
 
-Changing an answer later is a new revision; nothing is overwritten. How files are read: `tasks/labeling/_answers.py`.
+Changing an answer later is a new revision; nothing is overwritten. An answer that was imported is taken back with
+`skip`; a cell that is only emptied leaves it as it is (an unsaved or half-written file must not undo labels). How files are read: `tasks/labeling/_answers.py`.
 """
 
 from __future__ import annotations
