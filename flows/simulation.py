@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.curves import Runs, labels_needed, read_holdout, read_runs
-from tasks.params import Params, load, parse
+from tasks.params import load, parse
+from tasks.params_sections import Params
 from tasks.simulate import Contender, simulate
 from tasks.store import Store, replacing
 from tasks.workspace import set_value

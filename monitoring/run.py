@@ -21,7 +21,7 @@ from monitoring.scores import read_outcomes, read_scores
 from tasks import plugins
 from tasks.findings import FINDINGS
 from tasks.inputs import previous, read_iteration
-from tasks.params import CheckSetting
+from tasks.params_sections import CheckSetting
 from tasks.stage import main
 from tasks.store import Store
 from tasks.tables import ASKED, CURVE, FROZEN_MANIFEST, LABELS, METRICS, PREVIOUS_SCORES, SCORES, SELECTION

@@ -22,7 +22,7 @@ from tasks.errors import BadInput, GleanerError
 from tasks.labeling import LabelingTool, Place
 from tasks.ledger import Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
-from tasks.params import Params
+from tasks.params_sections import Params
 from tasks.pool import PoolInfo, read_info, require_same
 from tasks.store import Store, disk_errors
 from tasks.tables import KNOWN_LABELS

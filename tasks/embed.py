@@ -26,7 +26,7 @@ from tasks.backbones import Backbone
 from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
 from tasks.features import BACKBONE, FOLDER, pool_shard, shard_name
-from tasks.params import Compute, Embed
+from tasks.params_sections import Compute, Embed
 from tasks.stage import limit_threads, main
 from tasks.store import Array, Store, remove_folder
 from tasks.tables import MANIFEST

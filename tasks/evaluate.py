@@ -20,7 +20,7 @@ from tasks.columns import matrix
 from tasks.head import DESCRIPTION
 from tasks.inputs import Iteration, previous, read_iteration, read_labels
 from tasks.measures import Said, Truth, measures, of_iteration, paired, per_class
-from tasks.params import Evaluate, Select
+from tasks.params_sections import Evaluate, Select
 from tasks.stage import main
 from tasks.statistics import Interval, accuracy
 from tasks.store import Array, Store

@@ -17,7 +17,8 @@ from tasks.counts import Counts, summary
 from tasks.errors import BadInput
 from tasks.intake import take_in
 from tasks.originals import remember_source
-from tasks.params import Params, parse
+from tasks.params import parse
+from tasks.params_sections import Params
 from tasks.sources import open_source
 from tasks.stage import guarded
 from tasks.workspace import set_value

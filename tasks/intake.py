@@ -26,8 +26,8 @@ from tasks.errors import GleanerError
 from tasks.grouping import Groups, Placement, Rule, place
 from tasks.looking import Looked
 from tasks.originals import Originals, known_sources
-from tasks.params import Campaign, Compute, Holdout, Pool
-from tasks.params import Source as SourceParams
+from tasks.params_sections import Campaign, Compute, Holdout, Pool
+from tasks.params_sections import Source as SourceParams
 from tasks.pool import PoolInfo, ShardWriter
 from tasks.rebuilding import rebuild as rebuild_pool
 from tasks.sightings import Sighting, Sightings

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from tasks.errors import BadInput
 from tasks.images import Decoded, Refused, decode
-from tasks.params import Pool
+from tasks.params_sections import Pool
 from tasks.sources import Found
 
 CHUNK = 32

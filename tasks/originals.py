@@ -12,7 +12,7 @@ from typing import Any
 from tasks.campaign import IDENTITY
 from tasks.errors import BadInput
 from tasks.images import Refused
-from tasks.params import Source as SourceParams
+from tasks.params_sections import Source as SourceParams
 from tasks.sources import Source, open_source
 from tasks.store import Store
 

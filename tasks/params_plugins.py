@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks import plugins
 from tasks.errors import BadInput, did_you_mean
+from tasks.params_sections import Params
 from tasks.params_text import Document, clip
-
-if TYPE_CHECKING:
-    from tasks.params import Params
 
 #: key in params.yaml -> (plug-in folder, key of its options)
 PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {

@@ -21,7 +21,7 @@ from tasks.errors import BadInput
 from tasks.grouping import perceptual_hashes
 from tasks.images import Decoded
 from tasks.originals import Originals
-from tasks.params import Pool
+from tasks.params_sections import Pool
 from tasks.pool import PoolInfo, ShardWriter
 from tasks.sightings import Sightings
 from tasks.sources import Found

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tasks.features import pool_shard
 from tasks.findings import failed
 from tasks.inputs import Iteration, read_iteration
-from tasks.params import Campaign
+from tasks.params_sections import Campaign
 from tasks.plots import Tile, contact_sheet, learning_curve
 from tasks.stage import main
 from tasks.store import Array, Store

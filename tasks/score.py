@@ -18,7 +18,7 @@ from tasks.errors import GleanerError
 from tasks.features import Features
 from tasks.head import Head, read
 from tasks.inputs import Iteration, read_iteration
-from tasks.params import Select, Train
+from tasks.params_sections import Select, Train
 from tasks.stage import main
 from tasks.store import Array, Store
 from tasks.tables import FROZEN_MANIFEST, SCORES

@@ -35,7 +35,7 @@ from tasks.errors import GleanerError
 from tasks.features import Features
 from tasks.head import Head, read
 from tasks.inputs import Iteration, read_iteration
-from tasks.params import Holdout, Select
+from tasks.params_sections import Holdout, Select
 from tasks.stage import main
 from tasks.store import Array, Store
 from tasks.tables import ASKED, FROZEN_MANIFEST, SCORES, SELECTION

@@ -30,7 +30,7 @@ from tasks.labeling.oracle import Habits
 from tasks.ledger import task_key
 from tasks.lock import campaign_lock
 from tasks.measures import Truth, of_iteration
-from tasks.params import Options, Params
+from tasks.params_sections import Options, Params
 from tasks.stage import call, limit_threads
 from tasks.store import Store
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, KNOWN_LABELS, LABELS, PREDICTIONS, SELECTION

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import GleanerError
-from tasks.params import Params, load
+from tasks.params import load
+from tasks.params_sections import Params
 from tasks.store import Store
 
 TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its process id

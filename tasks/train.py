@@ -23,7 +23,7 @@ from tasks.errors import GleanerError
 from tasks.features import Features
 from tasks.head import NONE, write
 from tasks.inputs import Iteration, read_iteration, read_labels
-from tasks.params import Compute, Train
+from tasks.params_sections import Compute, Train
 from tasks.stage import limit_threads, main
 from tasks.store import Array, Store
 from tasks.tables import FROZEN_MANIFEST

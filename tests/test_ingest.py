@@ -29,8 +29,8 @@ from tasks.errors import BadInput, GleanerError
 from tasks.features import pool_shard
 from tasks.grouping import draw_split
 from tasks.intake import take_in
-from tasks.params import Campaign, Compute, Holdout, Pool
-from tasks.params import Source as SourceParams
+from tasks.params_sections import Campaign, Compute, Holdout, Pool
+from tasks.params_sections import Source as SourceParams
 from tasks.sources import Found, folder
 from tasks.store import Store
 from tasks.tables import KNOWN_LABELS, MANIFEST, SIGHTINGS

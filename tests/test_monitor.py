@@ -22,7 +22,8 @@ from monitoring.evidence import Finding, alarming, from_json
 from tasks import plugins
 from tasks.errors import GleanerError
 from tasks.findings import blocking
-from tasks.params import CheckSetting, load
+from tasks.params import load
+from tasks.params_sections import CheckSetting
 from tasks.store import Store
 from tasks.tables import ASKED, LABELS, PREVIOUS_SCORES, SCORES, SELECTION
 from tests.iteration_files import BATCH, ITEMS, edit, item, put, write_iteration

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from tasks import plugins
 from tasks.errors import BadInput
-from tasks.params import Params, load, parse
+from tasks.params import load, parse
 from tasks.params_plugins import PLUGIN_KEYS
+from tasks.params_sections import Params
 from tasks.params_text import read
 from tasks.workspace import set_value
 

@@ -29,7 +29,8 @@ from ruamel.yaml import YAML
 
 from tasks import plugins
 from tasks.errors import GleanerError
-from tasks.params import Params, parse
+from tasks.params import parse
+from tasks.params_sections import Params
 from tasks.workspace import init, set_value
 from tests.children import run_in_child
 from tests.quick import tick

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.params import Stop
+from tasks.params_sections import Stop
 from tasks.stopping import decide
 
 NAN = math.nan

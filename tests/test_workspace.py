@@ -18,7 +18,8 @@ from tasks import repository
 from tasks.campaign import IDENTITY
 from tasks.errors import BadInput
 from tasks.lock import campaign_lock
-from tasks.params import Params, parse
+from tasks.params import parse
+from tasks.params_sections import Params
 from tasks.params_text import read
 from tasks.workspace import init, set_value
 from tests.quick import copy

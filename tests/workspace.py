@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from tasks import stage
 from tasks.inputs import Iteration, freeze
-from tasks.params import Params, parse
+from tasks.params import parse
+from tasks.params_sections import Params
 from tasks.store import Array, Store
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, MANIFEST, SELECTION, TableKind
 

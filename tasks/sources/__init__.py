@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks import plugins
-from tasks.params import Source as Section
+from tasks.params_sections import Source as Section
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""The sections of params.yaml and the values they may have: frozen, typed, nothing unknown, nothing converted.
+
+Select(strategy="margin", batch=20, first_batch=20, control=0.1).batch  ->  20
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Options = dict[str, Any]
+Share = Field(ge=0.0, le=1.0)
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Campaign(Section):
+    """Identity and seed."""
+
+    name: str = Field(min_length=1, max_length=100)
+    seed: int = Field(ge=0, lt=2**32)
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_shown(cls, name: str) -> str:
+        if not name.isprintable() or name != name.strip():
+            raise ValueError(f"{name!r} cannot be shown: no outer spaces, line ends or control signs.")
+        return name
+
+
+class Source(Section):
+    """Where images come from."""
+
+    kind: str
+    path: str = ""
+    options: Options = {}
+
+
+class Pool(Section):
+    """How images are stored and grouped."""
+
+    size: int = Field(ge=1, le=1024)
+    mode: Literal["L", "RGB"]
+    shard_items: int = Field(10_000, ge=1, le=1_000_000)
+    max_pixels: int = Field(100_000_000, ge=1)
+    near_duplicate_bits: int = Field(4, ge=-1, le=12)
+    near_duplicate_difference: float = Share
+    group_cap: int = Field(8, ge=1)
+
+
+class Holdout(Section):
+    """The reserved random sample that every accuracy is measured on."""
+
+    share: float = Field(ge=0.0, lt=1.0)
+    labels: int = Field(ge=0)
+
+
+class Embed(Section):
+    """The backbone whose features are cached."""
+
+    backbone: str
+    options: Options = {}
+    batch: int = Field(64, ge=1)
+
+
+class Train(Section):
+    """The head that is retrained in each iteration."""
+
+    network: str
+    options: Options = {}
+    folds: int = Field(5, ge=0, le=50)
+
+
+class Select(Section):
+    """What is asked about next."""
+
+    strategy: str
+    options: Options = {}
+    cold_start: str = "kmeans"
+    batch: int = Field(ge=1)
+    first_batch: int = Field(ge=1)
+    control: float = Share
+
+
+class Labeling(Section):
+    """Who answers."""
+
+    tool: str
+    classes: tuple[str, ...] = Field((), strict=False)
+    quorum: float = Field(1.0, gt=0.0, le=1.0)
+    deadline_hours: float = Field(0.0, ge=0.0)
+    options: Options = {}
+
+    @field_validator("classes")
+    @classmethod
+    def _can_be_answered(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if name != name.strip() or not name.isprintable() or not name:
+                raise ValueError(
+                    f"{name!r} cannot be typed as an answer: no empty names, outer spaces or control signs."
+                )
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: there more than once.")
+        if len(classes) == 1:
+            raise ValueError("one class is nothing to learn: give two or more, or [] for the classes the source knows.")
+        return classes
+
+
+class Evaluate(Section):
+    """How results are measured."""
+
+    confidence: float = Field(0.95, gt=0.0, lt=1.0)
+    resamples: int = Field(1000, ge=10, le=100_000)
+    champion_p: float = Field(0.05, gt=0.0, lt=1.0)
+
+
+class CheckSetting(Section):
+    """One check's severity and limits (the limits are the check's keyword options)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    severity: Literal["block", "warn", "off"]
+
+    @property
+    def limits(self) -> Options:
+        """The limits that params.yaml sets; the rest keep the check's defaults."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Stop(Section):
+    """When the campaign ends."""
+
+    labels: int = Field(0, ge=0)
+    target: float = Share
+    min_gain: float = Field(0.0, ge=0.0, le=1.0)
+    patience: int = Field(5, ge=1)
+
+
+class Track(Section):
+    """Where results are shown."""
+
+    tool: str
+
+
+class Compute(Section):
+    """How much of the machine is used."""
+
+    workers: int = Field(2, ge=1, le=1024)
+    threads: int = Field(1, ge=1, le=1024)
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    campaign: Campaign
+    source: Source
+    pool: Pool
+    holdout: Holdout
+    embed: Embed
+    train: Train
+    select: Select
+    labeling: Labeling
+    evaluate: Evaluate
+    monitor: dict[str, CheckSetting]
+    stop: Stop
+    track: Track
+    compute: Compute
