@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -269,8 +270,14 @@ def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")]
     start_demo(Path(os.environ.get("GLEANER_TEMPLATE", Path.cwd())), here(directory))
 
 
+def _interrupted(*_: object) -> None:
+    os.write(2, b"\ninterrupted: nothing is lost, the same command goes on from here.\n")
+    sys.exit(130)
+
+
 def main() -> None:
     """Entry point: errors as one message, exit codes as documented."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app(prog_name="gleaner")
     except GleanerError as error:

@@ -124,6 +124,7 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def _until_interrupted(servers: list[subprocess.Popen[bytes]]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)

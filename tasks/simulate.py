@@ -12,9 +12,11 @@ question gets the same answer, right or wrong.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,13 +94,29 @@ def simulate(
         call(embed.run, store, params)
     jobs = [Job(store.root.resolve(), params, contender, seed, labels) for seed in seeds for contender in contenders]
     runs: list[Run] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, min(workers, len(jobs))), mp_context=context) as executor:
+    report = on_done or (lambda done, total: None)
+    with _processes(max(1, min(workers, len(jobs)))) as executor:
+        report(0, len(jobs))
         for future in as_completed([executor.submit(run_job, job) for job in jobs]):
             runs.append(future.result())
-            if on_done:
-                on_done(len(runs), len(jobs))
+            report(len(runs), len(jobs))
     return _results(runs)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that leave Ctrl-C to this process and end with it at once."""
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=signal.signal, initargs=ignore)
+    try:
+        yield executor
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _results(runs: list[Run]) -> pa.Table:

@@ -196,6 +196,31 @@ def test_simulate_compares_strategies(campaign: Path) -> None:
     assert Path(result["plot"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_ctrl_c_ends_a_simulation_at_once_and_quietly(campaign: Path) -> None:
+    command = [str(GLEANER), "simulate", "--labels", "60", "--seeds", "4", "--workspace", str(campaign)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not worker_of(process.pid):
+            time.sleep(0.05)
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        printed = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "interrupted: nothing is lost" in printed
+    assert "Traceback" not in printed
+
+
+def worker_of(pid: int) -> bool:
+    """Whether the process has a child whose libraries are loaded: it ignores Ctrl-C by then."""
+    try:
+        children = [
+            child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+        ]
+        return any("pyarrow" in Path(f"/proc/{child}/maps").read_text() for child in children)
+    except OSError:  # one of them ended meanwhile
+        return False
+
+
 @pytest.fixture
 def prefect_server(tmp_path: Path) -> Iterator[str]:
     """A real Prefect server on a free loopback port."""
