@@ -239,16 +239,20 @@ def stop(because: Annotated[str, typer.Option(help="Why; shown by every later ti
 @app.command()
 def resume(because: Annotated[str, typer.Option(help="Why.")] = "") -> None:
     """Take a manual stop back."""
-    _decide("resume", because)
-    print("resumed. Next: gleaner tick")
+    if _decide("resume", because) is None:
+        print("it was not stopped. Next: gleaner tick")
+    else:
+        print("resumed. Next: gleaner tick")
 
 
-def _decide(kind: str, reason: str) -> None:
+def _decide(kind: str, reason: str) -> str | None:
+    """Record a decision; returns why the campaign was stopped before it, None when it was not."""
     from tasks.campaign import open_campaign
 
     with open_campaign(Path.cwd(), kind) as campaign:
-        latest = campaign.ledger.latest()
+        latest, before = campaign.ledger.latest(), campaign.ledger.stopped_by_hand()
         campaign.ledger.decide(kind, latest.number if latest else -1, "campaign", reason)
+        return before
 
 
 @app.command()

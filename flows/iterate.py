@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -176,12 +176,11 @@ def _finished(campaign: Campaign, closed: Closed | None, why: str, found: tuple[
 
 def _artifacts(campaign: Campaign, closed: Closed) -> None:
     key = f"{campaign.id}-iteration-{closed.number}"
-    report = campaign.store.path("data/report/report.md")
-    create_markdown_artifact(
-        report.read_text(encoding="utf-8"), key=f"{key}-report", description=f"Iteration {closed.number}"
-    )
+    lines = campaign.store.path("data/report/report.md").read_text(encoding="utf-8").splitlines()
+    report = "\n".join(line for line in lines if not line.startswith("!["))  # its images are files of the workspace
+    create_markdown_artifact(report, key=f"{key}-report", description=f"Iteration {closed.number}")
     metrics = campaign.store.read_json("data/evaluation/metrics.json")
     rows = [{"measure": name, "value": str(value)} for name, value in sorted(metrics.items())]
     create_table_artifact(
-        rows, key=f"{key}-metrics", description=f"Measures of iteration {closed.number}: {asdict(closed)}"
+        rows, key=f"{key}-metrics", description=f"Measures of iteration {closed.number}, {closed.asked} tasks sent"
     )

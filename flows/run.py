@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows import settings
 from tasks import tracking, versions
-from tasks.campaign import open_campaign
+from tasks.campaign import Campaign, open_campaign
 from tasks.errors import Unreachable
 from tasks.import_labels import due, poll
+from tasks.progress import refused
 
 if TYPE_CHECKING:
     from flows.iterate import Tick
@@ -43,7 +44,16 @@ def look(root: Path) -> Idle | None:
             return None
         poll(campaign)
         verdict = due(campaign)
-        return None if verdict.now else Idle(verdict.why, verdict.waiting, tuple(tracking.flush(campaign)))
+        return (
+            None
+            if verdict.now
+            else Idle(verdict.why, verdict.waiting, (*_refused(campaign), *tracking.flush(campaign)))
+        )
+
+
+def _refused(campaign: Campaign) -> list[str]:
+    count = len(refused(campaign))
+    return [f"{count} of the answers were refused; `gleaner status` says why"] if count else []
 
 
 def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:

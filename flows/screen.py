@@ -46,9 +46,9 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if value.get("annotators_work_at"):
         rows.append(("annotators", value["annotators_work_at"]))
-    rows += [("answer refused", reason) for reason in value.get("quarantined_answers", ())[:SHOWN]]
-    if len(value.get("quarantined_answers", ())) > SHOWN:
-        rows.append(("", f"and {len(value['quarantined_answers']) - SHOWN} more"))
+    rows += [("answer refused", reason) for reason in value.get("refused_answers", ())[:SHOWN]]
+    if len(value.get("refused_answers", ())) > SHOWN:
+        rows.append(("", f"and {len(value['refused_answers']) - SHOWN} more"))
     if value.get("waiting_for_tracker"):
         rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
     rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tasks import plugins
 from tasks.curves import Runs, labels_needed, read_holdout, read_runs
 from tasks.params import load, parse
 from tasks.params_sections import Params
@@ -46,7 +47,7 @@ class Comparison:
     def text(self) -> str:
         """A table for people."""
         lines = [
-            f"{self.seeds} seeds, up to {self.labels} training labels each; mean accuracy on the holdout at the end:"
+            f"{self.seeds} {'seed' if self.seeds == 1 else 'seeds'}, up to {self.labels} training labels each; mean accuracy on the holdout at the end:"
         ]
         for name in self.strategies:
             needs = f"   uniform needs {self.random_needs[name]} for that" if name in self.random_needs else ""
@@ -74,6 +75,7 @@ def compare(root: Path, strategies: tuple[str, ...], labels: int, seeds: int) ->
 
 def _contender(root: Path, name: str, params: Params) -> Contender:
     """A strategy with params.yaml's options if it is the one there. Raises BadInput when it does not fit the network."""
+    plugins.require("strategies", name)
     if name == params.select.strategy:
         return Contender(name, params.select.options)
     text = (root / "params.yaml").read_text(encoding="utf-8")

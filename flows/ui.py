@@ -45,6 +45,8 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             _wait(process, server.health, server.log)
         for line in [*(server.line for server in here), *there]:
             print(line)
+        for line in _pages(here):
+            print(line)
         if servers:
             print("Ctrl-C ends what was started.", flush=True)
             _until_interrupted(servers)
@@ -72,6 +74,18 @@ def _ours(folder: Path, mlflow_port: int, prefect_port: int) -> tuple[list[Serve
         line = f"Prefect  http://{HOST}:{port}   (runs, logs, artifacts)"
         here.append(Server(_prefect(port), folder / "prefect-server.log", f"http://{HOST}:{port}/api/health", line))
     return here, there
+
+
+def _pages(here: list[Server]) -> list[str]:
+    """Where MLflow shows the campaigns: its own first page is about something else."""
+    lines = []
+    for url in [server.health.removesuffix("/health") for server in here if "/api/" not in server.health]:
+        found = httpx.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 50}, timeout=30.0).json()
+        for experiment in found.get("experiments", ()):
+            page = f"{url}/#/experiments/{experiment['experiment_id']}/runs"
+            lines += [f"         {page}   ({experiment['name']})"] * (experiment["name"] != "Default")
+        lines.append(f"         {url}/#/models   (registered models and their champion)")
+    return lines
 
 
 def address(url: str) -> str:

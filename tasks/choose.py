@@ -44,14 +44,15 @@ class Candidates:
     groups: Array  # (N,) int64 codes
     reserved: Array  # (N,) bool: in the holdout split
     asked: Array  # (N,) bool: labeled, pending or skipped
+    excluded: Array | bool = False  # (N,) bool: never to be asked about
 
     def eligible(self) -> Array:
         """Positions that may be asked about for training."""
-        return np.flatnonzero(~self.reserved & ~self.asked)
+        return np.flatnonzero(~self.reserved & ~self.asked & np.logical_not(self.excluded))
 
     def unmeasured(self) -> Array:
-        """Reserved positions that were never asked about."""
-        return np.flatnonzero(self.reserved & ~self.asked)
+        """Reserved positions that were never asked about and may be."""
+        return np.flatnonzero(self.reserved & ~self.asked & np.logical_not(self.excluded))
 
 
 @dataclass(frozen=True)

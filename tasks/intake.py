@@ -36,6 +36,7 @@ from tasks.store import Store
 from tasks.tables import MANIFEST
 
 BLOCK = 1024  # images grouped at once; any number gives the same groups
+NAMES = ["item_id", "uri", "sequence"]
 LIMITS = ("max_pixels", "near_duplicate_bits", "near_duplicate_difference", "group_cap")
 
 
@@ -52,6 +53,7 @@ class _Ingest:
     sightings: Sightings
     shards: ShardWriter
     items: dict[str, str]  # all accepted: item id -> uri
+    sequences: dict[tuple[str, str], str]  # as before it: (item id, uri) -> sequence
     retry: bool  # quarantined files are worth another look
     elsewhere: set[int]  # ingests that read another source: an equal name there is another file
     left_out: dict[str, str] = field(default_factory=dict)  # hash -> why its group could not be
@@ -114,6 +116,7 @@ def _begin(store: Store, pool: Pool, info: PoolInfo, source: SourceParams) -> _I
         store, pool, info, manifest, rule, files.read_groups(store, manifest), Sightings(files.read_sightings(store)),
         ShardWriter(store, info.shards, pool.shard_items, info.shape),
         dict(zip(manifest["item_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True)),
+        {(row["item_id"], row["uri"]): row["sequence"] for row in manifest.select(NAMES).to_pylist()},
         retry=info.limits != _limits(pool),
         elsewhere={int(number) for number, read in known_sources(store).items() if read != source.model_dump()},
     )  # fmt: skip
@@ -186,6 +189,8 @@ def _settle(run: _Ingest, looked: Looked, first: bool) -> None:
         outcome = "accepted"
     else:
         outcome, reason = "duplicate", f"same bytes as {run.items[sha256]}"
+    if run.sequences.get((sha256, found.uri), found.sequence) != found.sequence:
+        run.tally["other sequence"] += 1
     if not looked.refused and found.label is not None:
         run.labels.setdefault(sha256, set()).add(found.label)
     run.tally[outcome] += 1
@@ -208,7 +213,15 @@ def _finish(run: _Ingest, classes: tuple[str, ...]) -> Counts:
     )
     if run.tally or run.info.ingests:
         _write(run, new, labels, changed=labels != before)
-    return count(run.tally, run.quarantine, warnings)
+    return count(run.tally, run.quarantine, (*warnings, *_fixed(run.tally["other sequence"])))
+
+
+def _fixed(changed: int) -> Iterator[str]:
+    if changed:
+        yield (
+            f"{changed} images now have another sequence than when they were ingested. Groups and splits stay as they "
+            "were first written (measures must not change sides): a new workspace takes the new sequences"
+        )
 
 
 def _write(run: _Ingest, new: PoolInfo, labels: dict[str, str], changed: bool) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from tasks.errors import did_you_mean
 from tasks.labeling import Answer, RawEvent, Uninterpretable
 from tasks.ledger_tables import Asked, LedgerFile
 
@@ -120,5 +121,7 @@ def _check_answer(answer: Answer, known: dict[str, str], classes: Sequence[str])
     if answer.key not in known:
         raise Uninterpretable(f"unknown task key {answer.key!r}: this campaign did not ask it")
     if answer.kind == "label" and answer.label not in classes:
-        raise Uninterpretable(f"unknown class {answer.label!r}; allowed: {', '.join(classes)}")
+        raise Uninterpretable(
+            f"unknown class {answer.label!r}; allowed: {', '.join(classes)}.{did_you_mean(answer.label, classes)}"
+        )
     return answer

@@ -85,6 +85,7 @@ class Select(Section):
     batch: int = Field(ge=1)
     first_batch: int = Field(ge=1)
     control: float = Share
+    exclude: tuple[str, ...] = Field((), strict=False)
 
 
 class Labeling(Section):

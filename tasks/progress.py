@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from tasks import pool, stopping
 from tasks.campaign import Campaign
-from tasks.ledger import Asked
+from tasks.ledger import Asked, task_key
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
@@ -25,10 +26,28 @@ def history(campaign: Campaign) -> list[dict[str, Any]]:
     return rows
 
 
+def refused(campaign: Campaign) -> list[str]:
+    """Why answers were refused that somebody still waits for: of tasks without an answer, or of a whole file."""
+    latest, asked = campaign.ledger.latest(), campaign.ledger.asked()
+    pending = {task_key(campaign.id, item.iteration, item.item_id) for item in asked if item.state == "pending"}
+    reasons: list[str] = []
+    if latest is None or not pending:
+        return reasons
+    for row in campaign.ledger.quarantined():
+        payload = json.loads(row["payload"])
+        key, file = payload.get("key"), str(payload.get("file") or "")
+        if key in pending or (not isinstance(key, str) and row["seq"] > latest.event_seq):
+            reason = row["reason"] if file in row["reason"] else f"{file}: {row['reason']}"
+            reasons.append("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason))
+    return reasons
+
+
 def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
     """Items that may still be asked about for training."""
-    split: list[str] = pool.read_manifest(campaign.store)["split"].to_pylist()
-    return split.count("pool") - sum(item.arm != "holdout" for item in asked)
+    exclude = set(campaign.params.select.exclude)
+    rows = pool.read_manifest(campaign.store).select(["item_id", "uri", "split"]).to_pylist()
+    done = {item.item_id for item in asked} | {row["item_id"] for row in rows if row["uri"] in exclude}
+    return sum(row["split"] == "pool" and row["item_id"] not in done for row in rows)
 
 
 def reason_to_stop(campaign: Campaign, current: list[dict[str, Any]], spent: int) -> str | None:

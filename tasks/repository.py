@@ -80,10 +80,7 @@ def require_clean(root: Path) -> None:
     for name, what in UNFINISHED:
         if (folder / name).exists():
             raise BadInput(f"{root}: a {what} is in progress. Finish or abort it, then run the command again.")
-    if git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() == "HEAD":
-        raise BadInput(
-            f"{root}: HEAD is detached. `git checkout main && dvc checkout` returns to the campaign's newest iteration."
-        )
+    require_branch(root)
     changed = [
         line[3:]
         for line in git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -96,6 +93,17 @@ def require_clean(root: Path) -> None:
             f"{root}: uncommitted changes that are not the campaign's own: {', '.join(others[:10])}. "
             "Commit or stash them (code is part of an iteration's version), then run the command again."
         )
+
+
+def require_branch(root: Path) -> None:
+    """Raise BadInput when HEAD is detached: an older iteration is checked out. Names the branch to go back to."""
+    if git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() != "HEAD":
+        return
+    branches = git(root, "for-each-ref", "--sort=-committerdate", "--format=%(refname:short)", "refs/heads").split()
+    raise BadInput(
+        f"{root}: HEAD is detached. `git checkout {branches[0] if branches else 'main'} && dvc checkout` returns to the "
+        "campaign's newest iteration."
+    )
 
 
 def start_branch(root: Path, name: str, number: int) -> None:

@@ -56,7 +56,7 @@ class Scored:
 def run(store: Store, select: Select, holdout: Holdout) -> None:
     """Choose the batch. Raises BadInput when the budget is too small for a first batch."""
     iteration, head = read_iteration(store), read(store)
-    scored = _gather(store, len(iteration.classes))
+    scored = _gather(store, len(iteration.classes), select.exclude)
     plan = _plan(scored, head, iteration, select, holdout)
     name, options = (select.strategy, select.options) if head.trained else (select.cold_start, {})
     picker = _picker(store, scored, head, acquire.strategy(name, options), iteration)
@@ -64,8 +64,10 @@ def run(store: Store, select: Select, holdout: Holdout) -> None:
     store.write_table(SELECTION, _table(scored, batch, head))
 
 
-def _gather(store: Store, classes: int) -> Scored:
-    manifest = store.read_table(FROZEN_MANIFEST, ["item_id", "group", "split", "shard", "row"]).sort_by("item_id")
+def _gather(store: Store, classes: int, exclude: tuple[str, ...]) -> Scored:
+    manifest = store.read_table(FROZEN_MANIFEST, ["item_id", "uri", "group", "split", "shard", "row"]).sort_by(
+        "item_id"
+    )
     scores = store.read_table(SCORES).sort_by("item_id")
     if not scores["item_id"].equals(manifest["item_id"]):
         raise GleanerError("select: data/scores.parquet is not of the frozen manifest. Run the stage score again.")
@@ -77,15 +79,17 @@ def _gather(store: Store, classes: int) -> Scored:
         raise GleanerError(f"select: {len(broken)} scores are not finite, the first is of item {item}.")
     answered = pc.and_(pc.equal(asked["arm"], "holdout"), pc.not_equal(asked["state"], "skipped"))
     measured = asked.filter(answered).num_rows
-    return Scored(manifest, _candidates(manifest, asked), probabilities, utility, measured, asked.num_rows)
+    return Scored(manifest, _candidates(manifest, asked, exclude), probabilities, utility, measured, asked.num_rows)
 
 
-def _candidates(manifest: pa.Table, asked: pa.Table) -> Candidates:
+def _candidates(manifest: pa.Table, asked: pa.Table, exclude: tuple[str, ...]) -> Candidates:
+    excluded = pc.is_in(manifest["uri"], pa.array(exclude, pa.string()))
     return Candidates(
         np.array(manifest["item_id"].to_pylist(), dtype=object),
         manifest["group"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64),
         pc.equal(manifest["split"], "holdout").to_numpy(),
         pc.is_in(manifest["item_id"], asked["item_id"]).to_numpy(),
+        excluded.to_numpy(),
     )
 
 

@@ -13,6 +13,7 @@ from tasks.import_labels import due
 from tasks.ledger import require_no_loss
 from tasks.params import load
 from tasks.pool import read_info
+from tasks.progress import refused
 from tasks.store import Store
 from tasks.tables import ARMS
 
@@ -71,7 +72,7 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "low": outcome.get("low"),
         "high": outcome.get("high"),
         "champion": outcome.get("champion"),
-        "quarantined_answers": [row["reason"] for row in campaign.ledger.quarantined()],
+        "refused_answers": refused(campaign),
         "annotators_work_at": campaign.tool.address if latest and _images(campaign.store) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
         "remote": versions.remote(campaign.root),

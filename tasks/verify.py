@@ -47,6 +47,8 @@ def verify(root: Path, *, deep: bool = False) -> list[Violation]:
     store = Store(root)
     if not store.exists(IDENTITY):
         raise BadInput(f"{root.resolve()} is Gleaner's own code, not a campaign. `gleaner init DIR` makes a workspace.")
+    if store.exists(LEDGER):
+        repository.require_branch(root)  # the ledger is of the newest iteration, the files would be of an older one
     checks: list[tuple[str, Callable[[], Iterator[str]]]] = [
         ("I6 every file is accounted for", lambda: _ingest(store)),
         ("splits and groups", lambda: _splits(store)),

@@ -192,7 +192,7 @@ def _staged_file(root: Path) -> str:
 
 def _detached(root: Path) -> str:
     repository.git(root, "checkout", "--quiet", "--detach", "HEAD")
-    return "HEAD is detached"
+    return "HEAD is detached. `git checkout main && dvc checkout` returns"
 
 
 def _merging(root: Path) -> str:

@@ -276,6 +276,17 @@ def test_a_file_that_changes_while_it_is_read_is_the_bytes_that_were_read(
     assert work.rows()[1]["item_id"] == digest(picture(2, size=33))
 
 
+def test_a_sequence_that_changes_after_the_first_ingest_is_said_and_changes_no_group(work: Workspace) -> None:
+    for seed, name in enumerate(("a_1.png", "a_2.png", "b_1.png")):
+        work.add(name, seed)
+    work.ingest()
+    before = [(row["item_id"], row["group"], row["sequence"], row["split"]) for row in work.rows()]
+    work.source = work.source.model_copy(update={"options": {"labels": "folders", "sequence": "(.*)_[0-9]"}})
+    (warning,) = work.ingest().warnings
+    assert warning.startswith("3 images now have another sequence")
+    assert [(row["item_id"], row["group"], row["sequence"], row["split"]) for row in work.rows()] == before
+
+
 def test_known_labels_stay_out_of_the_manifest(work: Workspace) -> None:
     filled(work, 4).ingest()
     labels = files.read_known_labels(work.store)

@@ -286,6 +286,12 @@ def test_the_oracle_needs_known_labels(tmp_path: Path) -> None:
         oracle_module.connect(place)
 
 
+def test_the_oracle_refuses_classes_that_it_never_heard_of(tmp_path: Path) -> None:
+    place = replace(make_place(tmp_path), classes=("yes", "no"))
+    with pytest.raises(BadInput, match=r"labeling\.classes: yes, no: none of them is a label that the source knows"):
+        oracle_module.connect(place)
+
+
 def test_a_damaged_oracle_is_an_error_that_names_its_file(tmp_path: Path) -> None:
     (tmp_path / ".gleaner").mkdir()
     (tmp_path / oracle_module.DATABASE).write_bytes(b"no database" * 500)

@@ -269,6 +269,14 @@ def test_tags_that_only_look_like_iterations_are_left_alone(story: Story, restor
     assert "iter-test" in repository.git(restored, "tag")
 
 
+def test_the_way_back_to_a_fork_is_named(restored: Path) -> None:
+    identity = fork(restored)
+    repository.git(restored, "checkout", "--quiet", "iter-0001")
+    for look in (tick, verify):
+        with pytest.raises(BadInput, match=rf"`git checkout fork-{identity} && dvc checkout` returns"):
+            look(restored)
+
+
 def test_a_campaign_is_not_forked_twice(restored: Path) -> None:
     identity = fork(restored)
     with pytest.raises(BadInput, match="a ledger of its own"):

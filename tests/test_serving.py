@@ -95,8 +95,26 @@ def test_an_original_that_changed_is_refused_by_name(world: World) -> None:
 
 def test_an_original_that_is_gone_is_refused_by_name(world: World) -> None:
     world.original(3).unlink()
-    with pytest.raises(BadInput, match=rf"{world.items()[3][1]}.*Bring it back"):
+    with pytest.raises(
+        BadInput, match=rf"{world.items()[3][1]}.*Bring the original back, or name it in select.exclude"
+    ):
         world.serve(0, 3)
+
+
+def test_an_excluded_image_is_never_asked_about(world: World) -> None:
+    gone = [uri for _, uri in world.items()[::2]]
+    for uri in gone:
+        (world.images / uri).unlink()
+    with pytest.raises(BadInput, match=r"select\.exclude"):
+        tick(world.root)
+    edit(world.root, {"select.exclude": gone})
+    while (did := tick(world.root)).startswith("iteration"):
+        pass
+    assert did != "blocked"
+    with open_campaign(world.root, "look") as campaign:
+        asked = {item.item_id for item in campaign.ledger.asked()}
+    assert len(asked) > 40
+    assert asked.isdisjoint(item for item, uri in world.items() if uri in gone)
 
 
 def test_an_original_that_became_a_link_is_not_followed(world: World, tmp_path: Path) -> None:

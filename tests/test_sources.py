@@ -287,6 +287,28 @@ def test_a_parquet_table_reads_the_same(tmp_path: Path) -> None:
     assert found == [("001", "7", "", 2), ("gone", None, "", -1)]
 
 
+def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,sequence\na.png,s1\n")
+    with pytest.raises(
+        BadInput, match=r"no column 'seqence' \(source\.options\.sequence_column\).*Did you mean 'sequence'"
+    ):
+        table.open_source(tmp_path / "t.csv", sequence_column="seqence")
+    assert next(iter(table.open_source(tmp_path / "t.csv"))).sequence == "s1"
+
+
+def test_a_pattern_that_matches_no_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/b1_001.png").write_bytes(b"1")
+    with pytest.raises(BadInput, match=r"'x\(\.\*\)' matches none of the 1 paths, e\.g\. 'cat/b1_001\.png'"):
+        folder.open_source(tmp_path, sequence="x(.*)")
+    assert next(iter(folder.open_source(tmp_path, sequence="([^/]*)_[0-9]+"))).sequence == "b1"
+
+
+def test_digits_take_no_path(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the kind digits reads no files"):
+        digits.open_source(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -82,6 +82,12 @@ def connect(
             "params.yaml: labeling.tool: the oracle answers from known labels, and the source gave none. "
             "Use a source with labels (a folder per class, a table with a label column), or another tool."
         )
+    known = set(pq.read_table(place.known_labels, columns=["label"])["label"].unique().to_pylist())
+    if known.isdisjoint(place.classes):
+        raise BadInput(
+            f"params.yaml: labeling.classes: {', '.join(place.classes)}: none of them is a label that the source knows "
+            f"({', '.join(sorted(known)[:10])}), so the oracle could answer nothing."
+        )
     return Oracle(place, Habits(error_rate, skip_rate, unanswered_rate, delay_seconds, seed))
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tasks.errors import BadInput
 from tasks.sources import Found
 from tasks.sources._arrays import bmp, index_of, uri
 
 
 def open_source(path: Path | None) -> Digits:
-    """Open it; `path` is not used: the images are part of scikit-learn."""
+    """Open it. Raises BadInput for a path: the images are part of scikit-learn."""
+    if path is not None:
+        raise BadInput(f'source.path: the kind digits reads no files, but the path is {path}. Set it to "".')
     from sklearn.datasets import load_digits
 
     data = load_digits()

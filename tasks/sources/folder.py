@@ -34,6 +34,11 @@ def open_source(path: Path | None, *, labels: str = "none", sequence: str = "") 
         raise BadInput(f"source.options.labels: {labels!r}. Allowed: none, folders.")
     pattern = _pattern(sequence)
     found = sorted(_walk(path, labels == "folders", pattern), key=lambda f: f.uri)
+    if pattern and found and not any(file.sequence for file in found):
+        raise BadInput(
+            f"source.options.sequence: {sequence!r} matches none of the {len(found)} paths, e.g. {found[0].uri!r}. "
+            "Images of one burst would land on both sides of the split."
+        )
     return Folder(path, tuple(found))
 
 

@@ -87,6 +87,12 @@ def _positions(path: Path, header: list[str], columns: tuple[str, ...]) -> tuple
             f"{path}: no column {columns[0]!r}. Columns there: {', '.join(header) or 'none'}."
             f"{did_you_mean(columns[0], header)} Name it in source.options.path_column."
         )
+    for name, column in zip(("label", "sequence", "taken"), columns[1:], strict=True):
+        if column not in header and column != name:
+            raise BadInput(
+                f"{path}: no column {column!r} (source.options.{name}_column). Columns there: {', '.join(header)}."
+                f"{did_you_mean(column, header)}"
+            )
     twice = sorted({c for c in columns if header.count(c) > 1})
     if twice:
         raise BadInput(f"{path}: column {twice[0]!r} is there more than once.")
