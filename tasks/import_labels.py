@@ -18,7 +18,7 @@ import pyarrow as pa
 from tasks import inputs, pool, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
-from tasks.errors import BadInput
+from tasks.errors import BadInput, GleanerError
 from tasks.export import finish_exported
 from tasks.ledger import Asked, IterationRow
 from tasks.progress import history, reason_to_stop
@@ -113,6 +113,7 @@ def open_iteration(campaign: Campaign) -> int:
         checkpoint("open:ledger:before")
         latest = campaign.ledger.open_iteration(repository.head(campaign.root))
         checkpoint("open:ledger:after")
+    _require_newest_ledger(campaign, latest)
     iteration = iteration_of(campaign, latest)
     if not _frozen(campaign, iteration):
         inputs.freeze(campaign.store, iteration, tables(campaign, latest))
@@ -120,6 +121,17 @@ def open_iteration(campaign: Campaign) -> int:
     versions.add_data(campaign.root, ("data/pool", "data/inputs"))
     checkpoint("open:add:after")
     return latest.number
+
+
+def _require_newest_ledger(campaign: Campaign, row: IterationRow) -> None:
+    """An iteration that is open has no tag yet. An older copy of the ledger would ask again what was asked."""
+    name = repository.tag_name(row.number)
+    if row.state == "open" and name in repository.tags(campaign.root):
+        raise GleanerError(
+            f"iteration {row.number} is open in {LEDGER}, but the tag {name} says that it is closed: the ledger is an older "
+            f"copy. Put the newest one back, or go on from the tag: gleaner restore {row.number} --to DIR, then "
+            "gleaner fork --workspace DIR."
+        )
 
 
 def _frozen(campaign: Campaign, iteration: inputs.Iteration) -> bool:

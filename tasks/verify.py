@@ -20,7 +20,7 @@ from tasks import artefacts, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.features import pool_shard
-from tasks.ledger import Damaged, open_ledger
+from tasks.ledger import Damaged, open_ledger, require_no_loss
 from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
 from tasks.pointers import POINTERS, Missing, data_hashes, listed_files
@@ -50,6 +50,7 @@ def verify(root: Path, *, deep: bool = False) -> list[Violation]:
     if store.exists(LEDGER):
         repository.require_branch(root)  # the ledger is of the newest iteration, the files would be of an older one
     checks: list[tuple[str, Callable[[], Iterator[str]]]] = [
+        ("the ledger is there", lambda: _lost(store)),
         ("I6 every file is accounted for", lambda: _ingest(store)),
         ("splits and groups", lambda: _splits(store)),
         ("I4 a tag restores", lambda: _tags(store, deep)),
@@ -59,6 +60,11 @@ def verify(root: Path, *, deep: bool = False) -> list[Violation]:
     ]
     found = [Violation(name, what) for name, check in checks for what in _guarded(check)]
     return found + (_with_ledger(store) if store.exists(LEDGER) else [])
+
+
+def _lost(store: Store) -> Iterator[str]:
+    require_no_loss(store.path(LEDGER))
+    yield from ()
 
 
 def _guarded(check: Callable[[], Iterator[str]]) -> list[str]:

@@ -257,8 +257,23 @@ def test_a_campaign_that_lost_its_ledger_is_no_copy_to_fork(story: Story, tmp_pa
     for look in (status, fork):
         with pytest.raises(GleanerError, match=r"is gone or empty. Put ledger\.sqlite\.backup in its place"):
             look(lost)
+    assert "is gone or empty" in " ".join(v.what for v in verify(lost))
     store.path(f"{LEDGER}.backup").rename(store.path(LEDGER))
     assert status(lost)["state"] == "closed"
+
+
+def test_an_older_ledger_asks_nothing_again(story: Story, tmp_path: Path) -> None:
+    old = copy(story.root, tmp_path / "old")
+    store = Store(old)
+    kept = store.path(LEDGER).read_bytes()
+    assert tick(old) == "iteration 3"
+    for name in (f"{LEDGER}-wal", f"{LEDGER}-shm"):
+        store.path(name).unlink(missing_ok=True)
+    store.path(LEDGER).write_bytes(kept)
+    for _ in range(2):
+        with pytest.raises(GleanerError, match="the ledger is an older copy"):
+            tick(old)
+    assert repository.tags(old)[-1] == "iter-0003"
 
 
 def test_tags_that_only_look_like_iterations_are_left_alone(story: Story, restored: Path) -> None:
