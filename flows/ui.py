@@ -10,12 +10,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from flows import settings
 from tasks.errors import GleanerError
+from tasks.trackers.mlflow import public
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180
@@ -59,7 +59,7 @@ def _ours(folder: Path, mlflow_port: int, prefect_port: int) -> tuple[list[Serve
     here, there = [], []
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     if uri.startswith(("http://", "https://")):
-        there.append(f"MLflow   {address(uri)}   (MLFLOW_TRACKING_URI: it runs there)")
+        there.append(f"MLflow   {public(uri)}   (MLFLOW_TRACKING_URI: it runs there)")
     else:
         port = _free(mlflow_port)
         line = f"MLflow   http://{HOST}:{port}   (experiments, plots, batches, model registry)"
@@ -67,7 +67,7 @@ def _ours(folder: Path, mlflow_port: int, prefect_port: int) -> tuple[list[Serve
         here.append(Server(_mlflow(folder, uri, port), folder / "mlflow-server.log", health, line))
     url = os.environ.get("PREFECT_API_URL")
     if url:
-        there.append(f"Prefect  {address(url)}   (PREFECT_API_URL: it runs there)")
+        there.append(f"Prefect  {public(url)}   (PREFECT_API_URL: it runs there)")
     else:
         port = _free(prefect_port)
         os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{port}/api"  # the page asks there, not at 4200
@@ -86,12 +86,6 @@ def _pages(here: list[Server]) -> list[str]:
             lines += [f"         {page}   ({experiment['name']})"] * (experiment["name"] != "Default")
         lines.append(f"         {url}/#/models   (registered models and their champion)")
     return lines
-
-
-def address(url: str) -> str:
-    """A URL without what may be secret in it."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _mlflow(folder: Path, uri: str, port: int) -> list[str]:
