@@ -40,6 +40,6 @@ def parse(text: str, name: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(document.value())
     except ValidationError as error:
-        raise BadInput("\n".join(explain(document, Params, e) for e in error.errors())) from None
+        raise BadInput("\n".join(explain(document, Params, error.errors()))) from None
     params_plugins.check(params, document)
     return params

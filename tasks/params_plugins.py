@@ -1,4 +1,4 @@
-"""What params.yaml says of plug-ins, checked against their source: names, options, and that they fit together.
+"""What params.yaml says of plug-ins, checked against their source: names, options, ranges, and that they fit together.
 
     check(params, document)     raises BadInput: params.yaml:41: select.strategy: tasks/strategies has no 'margn'. …
 
@@ -7,14 +7,16 @@ Nothing is imported: a plug-in's options are read from its signature (`tasks/plu
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tasks import plugins
 from tasks.errors import BadInput, did_you_mean
-from tasks.params_sections import Params
-from tasks.params_text import Document, clip
+from tasks.params_sections import Params, Section
+from tasks.params_text import Document, wrong_value
 
 #: key in params.yaml -> (plug-in folder, key of its options)
 PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {
@@ -27,14 +29,6 @@ PLUGIN_KEYS: dict[tuple[str, str], tuple[str, str | None]] = {
     ("track", "tool"): ("trackers", None),
 }
 COLD_START_EVIDENCE = {"features", "labeled_features", "count", "k", "rng"}
-TYPES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    list: "a list of texts",
-    tuple: "a list",
-}
 
 
 def check(params: Params, document: Document) -> None:
@@ -63,32 +57,30 @@ def _plugin(
     options_at: tuple[str, ...],
 ) -> Iterator[str]:
     try:
-        known = plugins.entry_point(folder, name).options
+        entry = plugins.entry_point(folder, name)
     except BadInput as error:
         yield f"{document.where(at)}: {error}"
         return
     for option, value in options.items():
-        where = document.where((*options_at, option))
-        if option not in known:
-            allowed = [*known, "severity"] if folder == "checks" else list(known)
-            yield (
-                f"{where}: {name} has no such option. Allowed: {', '.join(sorted(allowed)) or 'none'}."
-                f"{did_you_mean(option, allowed)}"
-            )
-        elif known[option] is not None and not _fits(value, known[option]):
-            yield f"{where}: must be {TYPES[type(known[option])]} (default {known[option]!r}), not {clip(value)}."
+        if option in entry.options:
+            yield from _value(document, (*options_at, option), entry.types[option], entry.options[option], value)
+            continue
+        allowed = [*entry.options, "severity"] if folder == "checks" else list(entry.options)
+        yield (
+            f"{document.where((*options_at, option))}: {name} has no such option. "
+            f"Allowed: {', '.join(sorted(allowed)) or 'none'}.{did_you_mean(option, allowed)}"
+        )
 
 
-def _fits(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and abs(value) < 1e300 and not math.isnan(value)
-    if isinstance(default, tuple):
-        return isinstance(value, list)
-    if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, type(default))
+def _value(document: Document, at: tuple[str, ...], kind: Any, default: Any, value: Any) -> Iterator[str]:
+    """What is wrong with an option's value, by the rules that hold for the sections' own keys."""
+    try:
+        TypeAdapter(kind, config=Section.model_config).validate_python(value)
+    except ValidationError as error:
+        for each in error.errors():
+            limits = () if each["loc"] else getattr(kind, "__metadata__", ())
+            told = wrong_value(document.where((*at, *each["loc"])), each, limits)
+            yield f"{told} The default is {json.dumps(default)}."
 
 
 def _together(params: Params, document: Document) -> Iterator[str]:

@@ -11,6 +11,7 @@ use for (repeated keys, aliases, tags) is refused with its line.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from tasks.errors import BadInput, did_you_mean
 
@@ -35,10 +37,41 @@ KINDS = {
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping such as {name: value}",
     "tuple_type": "must be a list such as [a, b]",
+    "list_type": "must be a list such as [a, b]",
     "model_type": "must be a section with keys of its own",
     "string_too_short": "must not be empty",
 }
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "max_length": "at most"}
+#: what the parser says (context: problem), whether to point at the context's beginning, what to say instead
+SYNTAX: tuple[tuple[str, bool, str], ...] = (
+    (r"'\\t'", False, "a tab where YAML allows only spaces. Put spaces there, two for each level"),
+    (r"mapping values .* second colon", False, 'a second colon. Put text that holds a colon into quotes: "a: b"'),
+    (
+        r"mapping values",
+        False,
+        "a colon that cannot be here. Indent this key like its neighbours, and write the line above as `key: value`",
+    ),
+    (
+        r"found '<block mapping start>'|'<document start>'|block collection",
+        False,
+        "indented unlike the lines above. Give all keys of one section the same number of spaces",
+    ),
+    (r"found '-'", False, "a list item among keys. Write a list in brackets: [a, b]"),
+    (r"found '<scalar>'", False, "text behind a closing quote. Put all of it into one pair of quotes, and close each"),
+    (r"could not find expected ':'", True, "no colon and space behind the key. Write `key: value`"),
+    (r"quoted scalar: found unexpected", True, "the quote that begins here is never closed. Close it on its line"),
+    (
+        r"flow (sequence|mapping)",
+        True,
+        "this bracket is not closed, or a comma is missing. Write [a, b] or {a: 1, b: 2}",
+    ),
+    (r"double-quoted", False, "a backslash within double quotes. Use single quotes, which leave it alone: '[0-9]\\.'"),
+    (r"alias|anchor|a tag", False, "text that begins with *, & or ! means something else in YAML. Put it into quotes"),
+    (r"block scalar", False, "text that begins with | or > means something else in YAML. Put it into quotes"),
+    (r"directive", False, "a line that begins with % means something else in YAML. Remove it"),
+    (r"cannot start|node content", False, "text cannot begin with this sign. Put it into quotes"),
+    (r"another document", False, "a second document begins here. Remove the line of --- or ..., and what follows"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +114,11 @@ def read(text: str, name: str) -> Document:
     try:
         root = YAML(typ="rt", pure=True).compose(io.StringIO(text))
     except MarkedYAMLError as error:
-        raise BadInput(_syntax(error, name)) from None
+        raise BadInput(_syntax(error, text, name)) from None
+    except ReaderError as error:
+        before = text[: text.find(chr(error.character))].split("\n")
+        where = f"{name}:{len(before)}:{len(before[-1]) + 1}"
+        raise BadInput(f"{where}: a control sign (number {error.character}), which no text has. Remove it.") from None
     except YAMLError as error:
         raise BadInput(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -94,12 +131,15 @@ def read(text: str, name: str) -> Document:
     return Document(name, root)
 
 
-def _syntax(error: MarkedYAMLError, name: str) -> str:
-    mark = error.problem_mark or error.context_mark
-    problem = (error.problem or "not valid YAML").split("\n")[0]
-    if "'\\t'" in problem:
-        problem = "a tab where YAML allows only spaces: indent with two spaces"
-    return f"{name}:{mark.line + 1}: {problem}." if mark else f"{name}: {problem}."
+def _syntax(error: MarkedYAMLError, text: str, name: str) -> str:
+    """`params.yaml:8:3: ` with line and column, what is wrong in plain words, and the fix."""
+    said, mark = f"{error.context}: {error.problem}", error.problem_mark or error.context_mark
+    if mark and ": " in "".join(text.splitlines()[mark.line : mark.line + 1])[: mark.column]:
+        said += " second colon"
+    at_beginning, words = next((rest for pattern, *rest in SYNTAX if re.search(pattern, said)), (False, ""))
+    mark = (error.context_mark if at_beginning else None) or mark
+    where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+    return f"{where}: {words or f'not valid YAML: {error.problem}'}."
 
 
 def _child(node: Node | None, key: str | int) -> tuple[Node, Node] | None:
@@ -168,22 +208,42 @@ def clip(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def explain(document: Document, model: type[BaseModel], error: ErrorDetails) -> str:
-    """One validation error as file, line, key, what is wrong and what is allowed."""
-    location, kind, given = error["loc"], error["type"], error["input"]
+def explain(document: Document, model: type[BaseModel], errors: Sequence[ErrorDetails]) -> list[str]:
+    """Each validation error as file, line, key, what is wrong and what is allowed; a misspelt key is not missing too."""
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    misspelt = {(*at[:-1], word) for at in unknown for word in _keys(model, at) if repr(word) in _meant(model, at)}
+    return [_explain(document, model, e) for e in errors if e["type"] != "missing" or e["loc"] not in misspelt]
+
+
+def _explain(document: Document, model: type[BaseModel], error: ErrorDetails) -> str:
+    location = error["loc"]
     where = document.where(location)
-    if kind == "extra_forbidden":
-        allowed = list(_model_at(model, location[:-1]).model_fields)
-        return f"{where}: unknown key. Allowed: {', '.join(allowed)}.{did_you_mean(str(location[-1]), allowed)}"
-    if kind == "missing":
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key. Allowed: {', '.join(_keys(model, location))}.{_meant(model, location)}"
+    if error["type"] == "missing":
         return f"{where}: missing. Add it; the params.yaml of a new workspace (`gleaner init`) explains each key."
+    return wrong_value(where, error, _limits(model, location))
+
+
+def _keys(model: type[BaseModel], location: Location) -> list[str]:
+    """The keys that are allowed where a location's last one stands."""
+    return list(_model_at(model, location[:-1]).model_fields)
+
+
+def _meant(model: type[BaseModel], location: Location) -> str:
+    return did_you_mean(str(location[-1]), _keys(model, location))
+
+
+def wrong_value(where: str, error: ErrorDetails, limits: Sequence[Any]) -> str:
+    """What is wrong with a value: not of its type, not one of its words, or outside its limits."""
+    kind, given = error["type"], error["input"]
     if kind == "literal_error":
         names = str(error["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{where}: must be one of {', '.join(names)}, not {clip(given)}.{did_you_mean(str(given), names)}"
     if kind == "value_error":
         return f"{where}: {error['msg'].removeprefix('Value error, ')}"
     hint = _hint(kind, given)
-    bounds = _bounds(model, location)
+    bounds = _bounds(limits)
     if kind in KINDS:
         what = KINDS[kind] + (f", {bounds}" if bounds and kind in ("int_type", "float_type", "finite_number") else "")
     elif bounds:
@@ -209,16 +269,14 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
     return model
 
 
-def _bounds(model: type[BaseModel], location: Location) -> str:
-    """'at least 0.0 and at most 1.0' for a field with limits, '' for one without."""
+def _limits(model: type[BaseModel], location: Location) -> Sequence[Any]:
     try:
-        field = _model_at(model, location[:-1]).model_fields[str(location[-1])]
+        return _model_at(model, location[:-1]).model_fields[str(location[-1])].metadata
     except (KeyError, AttributeError):
-        return ""
-    found = [
-        f"{words} {getattr(limit, name)}"
-        for limit in field.metadata
-        for name, words in BOUNDS.items()
-        if hasattr(limit, name)
-    ]
-    return " and ".join(found)
+        return ()
+
+
+def _bounds(limits: Sequence[Any]) -> str:
+    """'at least 0.0 and at most 1.0' for limits, '' for none."""
+    found = ((words, getattr(limit, name, None)) for limit in limits for name, words in BOUNDS.items())
+    return " and ".join(f"{words} {value}" for words, value in found if value is not None)

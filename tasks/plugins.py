@@ -4,8 +4,8 @@
 plug-in can be told (its options) is read from its entry point's signature without importing it, so a
 wrong option is refused before anything heavy is loaded:
 
-    def utility(probabilities: Array, *, temperature: float = 1.0) -> Array
-                └── evidence: no default    └── option: keyword with a default
+    def utility(probabilities: Array, *, power: Annotated[float, Interval(gt=0)] = 1.0) -> Array
+                └── evidence: no default └── option: keyword with type, range and default
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from tasks.errors import BadInput, did_you_mean
 
@@ -34,14 +36,18 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "alerts": ("monitoring/alerts", ("send",)),
 }
 
+#: types that an option may have, as they are written; a number may have a range, and Literal["a", "b"] is one of these
+TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list[str]": list[str]}
+
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """What a plug-in's entry point takes: evidence (required names) and options (name -> default)."""
+    """What a plug-in's entry point takes: evidence (required names), options (name -> default) and their types."""
 
     function: str
     evidence: tuple[str, ...]
     options: dict[str, Any]
+    types: dict[str, Any]  # name -> Annotated[int, Interval(ge=1)]
 
 
 def names(folder: str) -> tuple[str, ...]:
@@ -102,17 +108,29 @@ def _tree(folder: str, name: str) -> ast.Module:
 
 
 def _signature(node: ast.FunctionDef, file: str) -> EntryPoint:
-    arguments = node.args
-    positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
-    evidence = positional + [
-        a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None
-    ]
-    options = {
-        a.arg: _literal(d, f"{file}:{d.lineno}: option {a.arg}")
-        for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if d is not None
-    }
-    return EntryPoint(node.name, tuple(evidence), options)
+    keywords = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+    evidence = [a.arg for a in (*node.args.posonlyargs, *node.args.args)] + [a.arg for a, d in keywords if d is None]
+    options = {a.arg: _literal(d, f"{file}:{d.lineno}: option {a.arg}") for a, d in keywords if d is not None}
+    types = {a.arg: _type(a.annotation, f"{file}:{a.lineno}: option {a.arg}") for a, _ in keywords if a.arg in options}
+    return EntryPoint(node.name, tuple(evidence), options, types)
+
+
+def _type(node: ast.expr | None, where: str) -> Any:
+    """What an annotation says. Raises BadInput for one that cannot be understood without an import."""
+    match node:
+        case ast.Name() | ast.Subscript() if ast.unparse(node) in TYPES:
+            return TYPES[ast.unparse(node)]
+        case ast.Subscript(ast.Name("Literal"), words):
+            return Literal[_literal(words, where)]
+        case ast.Subscript(
+            ast.Name("Annotated"),
+            ast.Tuple([ast.Name("int" | "float" as number), ast.Call(ast.Name("Interval"), [], limits)]),
+        ) if {limit.arg for limit in limits} <= {"gt", "ge", "lt", "le"}:
+            return Annotated[TYPES[number], Interval(**{str(each.arg): _literal(each.value, where) for each in limits})]
+    raise BadInput(
+        f'{where}: its type must be one of {", ".join(TYPES)}, Literal["a", "b"] or, with a range, '
+        "Annotated[int, Interval(ge=1)] (gt, ge, lt, le), so that it can be checked without an import."
+    )
 
 
 def _literal(node: ast.expr, where: str) -> Any:

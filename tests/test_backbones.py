@@ -299,7 +299,6 @@ def test_weights_that_lie_in_the_cache_need_no_network(
         ({"weights": "IMAGENET1K"}, "Did you mean"),
         ({"weights": "missing.pth"}, "not found"),
         ({"weights": "http://example.org/r.pth"}, "not an https"),
-        ({"precision": "float16"}, "Allowed: float32, bfloat16"),
     ],
 )
 def test_wrong_options_name_what_is_allowed(

@@ -268,15 +268,6 @@ def test_the_oracle_like_any_tool_accepts_a_key_twice_and_the_adapter_adopts_the
     assert tool.push(tasks) == first
 
 
-@pytest.mark.parametrize("name", ["error_rate", "skip_rate", "unanswered_rate", "delay_seconds"])
-@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan"), float("inf")])
-def test_the_oracle_refuses_impossible_habits(name: str, value: float, tmp_path: Path) -> None:
-    if (name, value) == ("delay_seconds", 1.5):
-        value = -1.5
-    with pytest.raises(BadInput, match=rf"params\.yaml: labeling\.options\.{name}: must be"):
-        plugins.find("labeling", "oracle").connect(make_place(tmp_path), **{name: value})
-
-
 def test_the_oracle_needs_known_labels(tmp_path: Path) -> None:
     place = replace(make_place(tmp_path), known_labels=tmp_path / "none.parquet")
     with pytest.raises(BadInput, match="the source gave none"):

@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load, save
 
 from tasks import plugins
-from tasks.errors import BadInput
 from tasks.networks import _dropout, _scaling, _training, linear
 from tasks.networks.cnn import _images, _shapes
 
@@ -321,30 +320,6 @@ def test_a_tenth_of_the_units_dropped_keeps_the_mean() -> None:
     mask = _training.kept((2000, 50), 0.1, np.random.default_rng(0))
     assert set(np.unique(mask).tolist()) == {0.0, float(np.float32(1 / 0.9))}
     assert abs(float(mask.mean()) - 1) < 0.01
-
-
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-@pytest.mark.parametrize(
-    "option,value,says",
-    [
-        ("hidden", 0, "at least 1, not 0"),
-        ("dropout", 1.0, r"from 0 to below 1, not 1\.0"),
-        ("rate", -0.1, "above 0"),
-        ("batch", 0, "at least 1"),
-    ],
-)
-def test_an_option_out_of_its_range_is_named(name: str, option: str, value: float, says: str) -> None:
-    features, labels = blobs(6)
-    with pytest.raises(BadInput, match=rf"train\.options\.{option}: must be {says}"):
-        network(name).fit(features, labels, 3, SHAPE, 0, **{option: value})
-
-
-@pytest.mark.parametrize("option,value", [("l2", -0.1), ("max_iterations", 0)])
-def test_an_option_of_linear_out_of_its_range_is_named(option: str, value: float) -> None:
-    features, labels = blobs(6)
-    options: dict[str, Any] = {option: value}
-    with pytest.raises(BadInput, match=rf"train\.options\.{option}: must be"):
-        linear.fit(features, labels, 3, SHAPE, 0, **options)
 
 
 def test_scaling_uses_one_deviation_for_all_columns() -> None:

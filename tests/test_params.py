@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -79,7 +80,7 @@ def test_a_misspelt_section_is_named_with_its_line_and_the_right_word(section: s
     message = error(TEXT.replace(f"\n{section}:", f"\n{wrong}:"))
     assert f"params.yaml:{line_of(section)}: {wrong}: unknown key" in message
     assert f"Did you mean {section!r}?" in message
-    assert f"{section}: missing" in message
+    assert len(message.splitlines()) == 1, "it is not missing as well"
     assert all(name in message for name in SECTIONS), "allowed names are listed"
 
 
@@ -92,6 +93,14 @@ def test_a_misspelt_key_is_named_with_its_line_and_the_right_word(section: str, 
     message = error("\n".join(lines))
     assert f"params.yaml:{number}: {section}.{wrong}: unknown key. Allowed: " in message
     assert f"Did you mean {key!r}?" in message
+    assert len(message.splitlines()) == 1, "it is not missing as well"
+
+
+def test_a_key_that_is_like_none_and_one_that_is_missing_are_two_errors() -> None:
+    message = error(TEXT.replace("  folds: 5", "  colour: 5").replace("  network: mlp", "  head: mlp"))
+    assert [line.split(" Add")[0].split(" Allowed")[0].split(": ", 1)[1] for line in message.splitlines()] == [
+        "train.network: missing.", "train.head: unknown key.", "train.colour: unknown key.",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("section", "key"), sorted(PLUGIN_KEYS))
@@ -144,8 +153,54 @@ def test_an_option_of_the_wrong_type_is_refused(section: str, key: str, name: st
         raw = {"inf": ".inf", "nan": ".nan"}.get(str(wrong))
         text = choose(section, key, name, {option: "VALUE" if raw else wrong})
         message = error(text.replace('"VALUE"', raw) if raw else text)
-        assert f"{section}.options.{option}: must be " in message
-        assert f"(default {default!r})" in message
+        assert re.search(rf"{section}\.options\.{option}(\.0)?: must be ", message)
+        assert f"The default is {json.dumps(default)}." in message
+
+
+RANGES = [
+    ("train", "network", "mlp", "hidden", "0", "must be at least 1, not 0. The default is 256."),
+    ("train", "network", "mlp", "hidden", "many", "must be a whole number, at least 1, not 'many'. The default is 256."),
+    ("train", "network", "mlp", "dropout", "1.0", "must be at least 0 and less than 1, not 1.0. The default is 0.5."),
+    ("train", "network", "mlp", "dropout", ".nan", "must be a finite number, at least 0 and less than 1"),
+    ("train", "network", "cnn", "rate", "0", "must be more than 0, not 0"),
+    ("train", "network", "cnn", "width", "0", "must be at least 1, not 0"),
+    ("train", "network", "linear", "l2", "-0.1", "must be at least 0, not -0.1"),
+    ("select", "strategy", "kmeans", "iterations", "-1", "must be at least 0, not -1"),
+    ("labeling", "tool", "oracle", "error_rate", "1.5", "must be at least 0 and at most 1, not 1.5"),
+    ("labeling", "tool", "oracle", "delay_seconds", "-1.5", "must be at least 0, not -1.5"),
+    ("labeling", "tool", "oracle", "delay_seconds", ".inf", "must be a finite number, at least 0, not inf"),
+    ("embed", "backbone", "torchvision", "precision", "float16", "must be one of float32, bfloat16, not 'float16'"),
+    ("source", "kind", "folder", "labels", "folder", "must be one of none, folders, not 'folder'. Did you mean 'folders'?"),
+    ("source", "kind", "idx", "classes", "[a, 2]", 'must be text, not 2. Write it in quotes: "2". The default is [].'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "key", "name", "option", "raw", "expected"), RANGES)
+def test_an_option_out_of_its_range_is_refused_with_its_line(
+    section: str, key: str, name: str, option: str, raw: str, expected: str
+) -> None:
+    message = error(choose(section, key, name, {option: "VALUE"}).replace('"VALUE"', raw))
+    assert message.startswith(f"params.yaml:{line_of(section, 'options')}: {section}.options.{option}")
+    assert expected in message
+
+
+def test_a_limit_of_a_check_out_of_its_range_is_refused_with_its_line() -> None:
+    message = error(TEXT.replace("  score_gap:\n", "  score_gap:\n    limit: 60\n"))
+    at = line_of("monitor", "score_gap") + 1
+    said = "must be at least 0 and at most 1, not 60. The default is 0.6."
+    assert message == f"params.yaml:{at}: monitor.score_gap.limit: {said}"
+
+
+@pytest.mark.parametrize(("section", "key", "name"), sorted({row[:3] for row in plugins_with_options()}))
+def test_the_defaults_of_a_plug_in_are_allowed(section: str, key: str, name: str) -> None:
+    options = plugins.entry_point(PLUGIN_KEYS[section, key][0], name).options
+    assert getattr(parse(choose(section, key, name, options)), section).options == options
+
+
+@pytest.mark.parametrize("name", plugins.names("checks"))
+def test_the_default_limits_of_a_check_are_allowed(name: str) -> None:
+    limits = plugins.entry_point("checks", name).options
+    assert parse(set_value(TEXT, "monitor", name, {"severity": "warn", **limits})).monitor[name].limits == limits
 
 
 def test_the_right_option_is_kept() -> None:
@@ -287,23 +342,18 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines() -> None:
 
 
 BROKEN = {
-    "a tab": (TEXT.replace("  seed: 0", "\tseed: 0"), r"params\.yaml:8: a tab where YAML allows only spaces"),
     "empty": ("", "params.yaml: empty"),
     "comments only": ("# nothing\n", "params.yaml: empty"),
     "a list": ("- a\n", "params.yaml: empty, or not a mapping"),
     "text": ("hello", "params.yaml: empty, or not a mapping"),
-    "an open bracket": (TEXT.replace("classes: [] ", "classes: [ "), r"params\.yaml:\d+: "),
-    "two documents": (TEXT + "\n---\na: 1\n", r"params\.yaml:\d+: "),
     "an alias": (
         with_raw("select", "batch", "&x 5").replace("first_batch: 20", "first_batch: *x"),
         r"params\.yaml:\d+: &x is used again",
     ),
     "a loop": ("a: &a [*a]\n", "params.yaml:1: &a is used again"),
     "a bomb": ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n", "params.yaml:1: &a is used again"),
-    "an unknown alias": ("a: *nothing\n", r"params\.yaml:1: "),
     "a key that is a list": ("? [a]\n: 1\n", "params.yaml:1: a key must be a word"),
     "deep": ("a: " + "[" * 20_000, "params.yaml: brackets are nested too deeply"),
-    "nul": (TEXT + "\x00", "not valid YAML"),
     "a number as key": (TEXT + "\n5: 1\n", "5: unknown key"),
     "an unknown section": (TEXT + "\nalerts:\n  a: 1\n", r"params\.yaml:\d+: alerts: unknown key"),
 }
@@ -313,6 +363,46 @@ BROKEN = {
 def test_a_broken_file_is_refused(name: str) -> None:
     text, expected = BROKEN[name]
     assert re.search(expected, error(text))
+
+
+#: name -> text that is no YAML, and what is said of it
+NO_YAML = {
+    "a tab": (TEXT.replace("  seed: 0", "\tseed: 0"), "8:1: a tab where YAML allows only spaces. Put spaces"),
+    "a tab behind a colon": ("a:\t1\n", "1:3: a tab where YAML allows only spaces. Put spaces"),
+    "an indent too deep": (
+        "a:\n  b: 1\n   c: 2\n",
+        "3:5: a colon that cannot be here. Indent this key like its neighb",
+    ),
+    "an indent too small": ("a:\n    b: 1\n  c: 2\n", "3:3: indented unlike the lines above. Give all keys"),
+    "a first key indented": (" a: 1\nb: 2\n", "2:1: indented unlike the lines above. Give all keys"),
+    "no space behind a colon": ("a:\n  b: 1\n  c:2\n", "3:3: no colon and space behind the key. Write `key: value`"),
+    "a conflict of git": ("a: 1\n<<<<<<< HEAD\nb: 1\n", "2:1: no colon and space behind the key"),
+    "two colons": ("a: b: c\n", '1:5: a second colon. Put text that holds a colon into quotes: "a: b".'),
+    "an open quote": ('a: 1\nb: "x\nc: 1\n', "2:4: the quote that begins here is never closed. Close it on its line."),
+    "text behind a quote": ('a: "x" y\n', "1:8: text behind a closing quote. Put all of it into one pair of quotes"),
+    "an open bracket": ("a: [1, 2\nb: 1\n", "1:4: this bracket is not closed, or a comma is missing. Write [a, b]"),
+    "a missing comma": ("a: {x: 1 y: 2}\n", "1:4: this bracket is not closed, or a comma is missing. Write [a, b]"),
+    "a bracket too many": ("a: ]\n", "1:4: text cannot begin with this sign. Put it into quotes."),
+    "a list among keys": ("a:\n  b: 1\n  - 2\n", "3:3: a list item among keys. Write a list in brackets: [a, b]."),
+    "a backslash": (
+        'a: "(.*)_\\d"\n',
+        "1:11: a backslash within double quotes. Use single quotes, which leave it alone",
+    ),
+    "an at sign": ("a: @x\n", "1:4: text cannot begin with this sign. Put it into quotes."),
+    "a star": ("a: *.jpg\n", "1:4: text that begins with *, & or ! means something else in YAML. Put it into quotes."),
+    "a bar": ("a: |x\n", "1:5: text that begins with | or > means something else in YAML. Put it into quotes."),
+    "two documents": ("a: 1\n---\na: 1\n", "2:1: a second document begins here. Remove the line of ---"),
+    "a directive": ("%YAML x\n---\na: 1\n", "1:7: a line that begins with % means something else in YAML. Remove it."),
+    "nul": ("a: 1\nb: \x00\n", "2:4: a control sign (number 0), which no text has. Remove it."),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NO_YAML))
+def test_what_is_no_yaml_is_told_in_plain_words_with_line_column_and_the_fix(name: str) -> None:
+    text, expected = NO_YAML[name]
+    message = error(text)
+    assert message.startswith(f"params.yaml:{expected}")
+    assert len(message.splitlines()) == 1
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -375,6 +465,9 @@ def test_a_network_of_pixels_refuses_features_of_a_backbone() -> None:
     [
         ("def utility(x, *, a=1)\n", r"margin\.py:1: not valid Python"),
         ("\n\ndef utility(x, *, a=int('3')): ...\n", r"margin\.py:3: option a: must be a literal"),
+        ("def utility(x, *,\n a=3): ...\n", r"margin\.py:2: option a: its type must be one of int, float, bool, str"),
+        ("def utility(x, *, a: int | None = None): ...\n", r"margin\.py:1: option a: its type must be one of int"),
+        ("def utility(x, *, a: Annotated[int, Interval(least=1)] = 3): ...\n", r"Annotated\[int, Interval\(ge=1\)\]"),
         ("def other(): ...\n", "defines none of: utility, batch"),
         ("x = '\udc80'\n", "not valid Python"),
     ],
@@ -462,6 +555,4 @@ SCALARS = st.one_of(
     )
 )
 def test_what_is_written_as_json_is_read_back_the_same(value: dict[str, Any]) -> None:
-    import json
-
     assert read(json.dumps(value), "x.yaml").value() == value

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from monitoring.evidence import About, Array, Curve, Evidence, Finding
 
@@ -42,13 +44,13 @@ class Change:
 def check(
     evidence: Evidence,
     *,
-    window: int = 3,
-    growth: float = 2.0,
-    worth: float = 0.02,
-    sigmas: float = 1.0,
-    ceiling: float = 0.95,
-    max_drop: float = 0.05,
-    drop_sigmas: float = 4.0,
+    window: Annotated[int, Interval(ge=1)] = 3,
+    growth: Annotated[float, Interval(ge=1)] = 2.0,
+    worth: Annotated[float, Interval(ge=0, le=1)] = 0.02,
+    sigmas: Annotated[float, Interval(ge=0)] = 1.0,
+    ceiling: Annotated[float, Interval(ge=0, le=1)] = 0.95,
+    max_drop: Annotated[float, Interval(ge=0, le=1)] = 0.05,
+    drop_sigmas: Annotated[float, Interval(ge=0)] = 4.0,
 ) -> Finding:
     """Fails for degradation, and for saturation below the ceiling.
 

@@ -8,8 +8,10 @@ It compares the batch with the frozen inputs only, so a mistake in `select` cann
 from __future__ import annotations
 
 from collections import Counter
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from monitoring.evidence import About, Array, Evidence, Finding
 
@@ -27,7 +29,7 @@ ABOUT = About(
 )
 
 
-def check(evidence: Evidence, *, allowed: int = 0) -> Finding:
+def check(evidence: Evidence, *, allowed: Annotated[int, Interval(ge=0)] = 0) -> Finding:
     """Fails when more than `allowed` items (default none) of the batch must not be in it."""
     if evidence.groups.size == 0:
         return ABOUT.fails("The manifest is empty, so no item of the batch can be checked.", None, allowed)

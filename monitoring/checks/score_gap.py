@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from monitoring.checks._ranks import chance_spread, outscores, ranks
 from monitoring.evidence import About, Array, Evidence, Finding
@@ -50,7 +52,12 @@ class Gap:
         return not math.isfinite(self.value) or (self.value > limit and self.value > 0.5 + sigmas * self.spread)
 
 
-def check(evidence: Evidence, *, limit: float = 0.6, sigmas: float = 3.0) -> Finding:
+def check(
+    evidence: Evidence,
+    *,
+    limit: Annotated[float, Interval(ge=0, le=1)] = 0.6,
+    sigmas: Annotated[float, Interval(ge=0)] = 3.0,
+) -> Finding:
     """Fails when one of the gaps is above `limit`, and above one half by more than `sigmas` standard deviations."""
     if evidence.model.labels == 0 and not evidence.trained.any():
         return ABOUT.not_applicable("There are no training labels yet, so the scores mean nothing.")

@@ -10,7 +10,10 @@ correlation, the predictions and the top of the ranking all say so; copies are t
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Interval
 
 from monitoring.checks._ranks import spearman
 from monitoring.evidence import About, Array, Evidence, Finding, Scores
@@ -36,11 +39,11 @@ SATURATED = 0.999  # confidence above which float32 probabilities of two differe
 def check(
     evidence: Evidence,
     *,
-    max_correlation: float = 0.99,
-    min_churn: float = 0.005,
-    max_overlap: float = 0.95,
-    max_copied: float = 0.5,
-    max_flat: float = 0.9,
+    max_correlation: Annotated[float, Interval(ge=-1, le=1)] = 0.99,
+    min_churn: Annotated[float, Interval(ge=0, le=1)] = 0.005,
+    max_overlap: Annotated[float, Interval(ge=0, le=1)] = 0.95,
+    max_copied: Annotated[float, Interval(ge=0, le=1)] = 0.5,
+    max_flat: Annotated[float, Interval(ge=0, le=1)] = 0.9,
 ) -> Finding:
     """Fails for unusable, flat or copied scores, a model that is not of these labels, a ranking that stands still.
 

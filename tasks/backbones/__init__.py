@@ -1,6 +1,6 @@
 """Feature extractors, one file each; the file name is the value of embed.backbone.
 
-A file defines `load(size, mode, *, options) -> Backbone`; options are keyword arguments with literal defaults.
+A file defines `load(size, mode, *, options) -> Backbone`; options are keyword-only with a type and a literal default.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from tasks.backbones import Embed
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 def embedder(module: Any, mean: tuple[float, ...], std: tuple[float, ...], precision: str) -> Embed:
     """An `embed` that computes module((x - mean) / std) with x in 0..255; grey images are repeated to RGB.

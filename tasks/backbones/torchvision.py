@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.backbones import Backbone, describe
-from tasks.backbones._forward import PRECISIONS, embedder
+from tasks.backbones._forward import embedder
 from tasks.backbones._weights import cache_folder, digest, fetch, read_state
 from tasks.errors import BadInput, did_you_mean
 
@@ -21,7 +21,12 @@ CLASSIFIERS = ("fc", "classifier", "head", "heads")  # how torchvision's models 
 
 
 def load(
-    size: int, mode: str, *, model: str = "resnet18", weights: str = "DEFAULT", precision: str = "float32"
+    size: int,
+    mode: str,
+    *,
+    model: str = "resnet18",
+    weights: str = "DEFAULT",
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Backbone:
     """A torchvision model's penultimate activations, on images normalised as its weights want.
 
@@ -30,8 +35,6 @@ def load(
     where the processor has it, other bytes where it has not). Raises BadInput for an unknown model or weights,
     or weights that cannot be downloaded, with the fix.
     """
-    if precision not in PRECISIONS:
-        raise BadInput(f"embed.options.precision: {precision!r}. Allowed: {', '.join(PRECISIONS)}.")
     module = _build(model)
     removed = _take_off_classifier(module, model)
     mean, std, mark = _fill(module, model, weights, removed)

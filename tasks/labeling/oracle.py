@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from annotated_types import Interval
 
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput, Unreachable
@@ -65,18 +66,13 @@ class Habits:
 def connect(
     place: Place,
     *,
-    error_rate: float = 0.0,
-    skip_rate: float = 0.0,
-    unanswered_rate: float = 0.0,
-    delay_seconds: float = 0.0,
+    error_rate: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+    skip_rate: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+    unanswered_rate: Annotated[float, Interval(ge=0, le=1)] = 0.0,
+    delay_seconds: Annotated[float, Interval(ge=0)] = 0.0,
     seed: int = 0,
 ) -> Oracle:
-    """Connect to the oracle of a workspace. Raises BadInput for rates outside 0 to 1 or without known labels."""
-    for name, rate in (("error_rate", error_rate), ("skip_rate", skip_rate), ("unanswered_rate", unanswered_rate)):
-        if not 0.0 <= rate <= 1.0:
-            raise BadInput(f"params.yaml: labeling.options.{name}: must be between 0 and 1, not {rate}.")
-    if not (math.isfinite(delay_seconds) and delay_seconds >= 0):
-        raise BadInput(f"params.yaml: labeling.options.delay_seconds: must be 0 or more, not {delay_seconds}.")
+    """Connect to the oracle of a workspace. Raises BadInput without known labels."""
     if not place.known_labels.exists() or not pq.read_metadata(place.known_labels).num_rows:
         raise BadInput(
             "params.yaml: labeling.tool: the oracle answers from known labels, and the source gave none. "

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks.errors import BadInput
 from tasks.networks import Array, Rng, State
 
 #: (positions of a mini-batch (B,), generator for dropout) -> gradient of the mean loss, by name of the weights
@@ -61,18 +60,3 @@ def _adamw(weight: Array, slope: Array, first: Array, second: Array, step: int, 
 def kept(shape: tuple[int, int], dropout: float, rng: Rng) -> Array:
     """(B,H) float32: 0 for a dropped unit, else 1 / (1 - dropout)."""
     return np.divide(rng.random(shape, dtype=np.float32) >= dropout, 1.0 - dropout, dtype=np.float32)
-
-
-def require_options(*, hidden: int, dropout: float, rate: float, batch: int, width: int = 1) -> None:
-    """Raise BadInput for an option out of its range."""
-    require_option("hidden", hidden, hidden >= 1, "at least 1")
-    require_option("width", width, width >= 1, "at least 1")
-    require_option("dropout", dropout, 0.0 <= dropout < 1.0, "from 0 to below 1")
-    require_option("rate", rate, rate > 0.0, "above 0")
-    require_option("batch", batch, batch >= 1, "at least 1")
-
-
-def require_option(name: str, value: float, fine: bool, allowed: str) -> None:
-    """Raise BadInput unless the value is fine."""
-    if not fine:
-        raise BadInput(f"params.yaml: train.options.{name}: must be {allowed}, not {value}.")

@@ -10,14 +10,15 @@ row with channels last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from annotated_types import Interval
 
 from tasks.networks import Array, Rng, Shape, State
 from tasks.networks._dropout import sampled
 from tasks.networks._scaling import scale, scaling
-from tasks.networks._training import initial, kept, minimise, require_options
+from tasks.networks._training import initial, kept, minimise
 
 if TYPE_CHECKING:
     import torch
@@ -35,24 +36,22 @@ def fit(
     shape: Shape,
     seed: int,
     *,
-    width: int = 16,
-    hidden: int = 128,
-    dropout: float = 0.5,
-    rate: float = 0.004,
-    decay: float = 0.01,
-    steps: int = 200,
-    epochs: int = 10,
-    batch: int = 64,
+    width: Annotated[int, Interval(ge=1)] = 16,
+    hidden: Annotated[int, Interval(ge=1)] = 128,
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
+    rate: Annotated[float, Interval(gt=0)] = 0.004,
+    decay: Annotated[float, Interval(ge=0)] = 0.01,
+    steps: Annotated[int, Interval(ge=1)] = 200,
+    epochs: Annotated[int, Interval(ge=0)] = 10,
+    batch: Annotated[int, Interval(ge=1)] = 64,
 ) -> State:
     """Fit by AdamW; `width` is the first block's channels, doubled by each block.
 
-    Raises ValueError when a feature is not finite or when features are not images of `shape`, BadInput for an option
-    out of its range.
+    Raises ValueError when a feature is not finite or when features are not images of `shape`.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
-    require_options(hidden=hidden, dropout=dropout, rate=rate, batch=batch, width=width)
     _require_images(features, shape)
     mean, deviation = scaling(features)
     images, targets = _images(scale(features, mean, deviation), shape), torch.from_numpy(labels)

@@ -8,13 +8,13 @@ NumPy and SciPy only: no process that fits or predicts pays for importing torch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 
 from tasks.networks import Array, Shape, State
 from tasks.networks._scaling import scale, scaling
-from tasks.networks._training import require_option
 
 
 def fit(
@@ -24,19 +24,16 @@ def fit(
     shape: Shape,
     seed: int,
     *,
-    l2: float = 0.3,
-    max_iterations: int = 200,
+    l2: Annotated[float, Interval(ge=0)] = 0.3,
+    max_iterations: Annotated[int, Interval(ge=1)] = 200,
 ) -> State:
     """Fit by L-BFGS in float64. `l2` is the weight of the squared coefficients against one label's loss.
 
     The problem is convex and starts at zero, so `seed` and `shape` change nothing. Raises ValueError when a feature
-    is not finite, BadInput for an option out of its range. Source: Bishop, "Pattern Recognition and Machine Learning"
-    (2006), 4.3.4; Liu & Nocedal (1989).
+    is not finite. Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4; Liu & Nocedal (1989).
     """
     from scipy.optimize import minimize
 
-    require_option("l2", l2, l2 >= 0.0, "0 or more")
-    require_option("max_iterations", max_iterations, max_iterations >= 1, "at least 1")
     mean, deviation = scaling(features)
     inputs = scale(features, mean, deviation).astype(np.float64)
     start = np.zeros((inputs.shape[1] + 1) * classes)

@@ -8,12 +8,15 @@ NumPy alone: importing torch would take several times as long as fitting a few h
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Interval
 
 from tasks.networks import Array, Rng, Shape, State
 from tasks.networks._dropout import sampled
 from tasks.networks._scaling import scale, scaling
-from tasks.networks._training import initial, kept, minimise, require_options
+from tasks.networks._training import initial, kept, minimise
 
 
 def fit(
@@ -23,19 +26,18 @@ def fit(
     shape: Shape,
     seed: int,
     *,
-    hidden: int = 256,
-    dropout: float = 0.5,
-    rate: float = 0.01,
-    decay: float = 0.01,
-    steps: int = 150,
-    epochs: int = 10,
-    batch: int = 512,
+    hidden: Annotated[int, Interval(ge=1)] = 256,
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
+    rate: Annotated[float, Interval(gt=0)] = 0.01,
+    decay: Annotated[float, Interval(ge=0)] = 0.01,
+    steps: Annotated[int, Interval(ge=1)] = 150,
+    epochs: Annotated[int, Interval(ge=0)] = 10,
+    batch: Annotated[int, Interval(ge=1)] = 512,
 ) -> State:
     """Fit by AdamW: at least `steps` steps and `epochs` passes, whole batches up to `batch` items.
 
-    Raises ValueError when a feature is not finite, BadInput for an option out of its range. `shape` is not used.
+    Raises ValueError when a feature is not finite. `shape` is not used.
     """
-    require_options(hidden=hidden, dropout=dropout, rate=rate, batch=batch)
     mean, deviation = scaling(features)
     inputs, rng = scale(features, mean, deviation), np.random.default_rng(seed)
     sizes = {

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from tasks.errors import BadInput
 from tasks.images import Refused
@@ -22,7 +23,7 @@ from tasks.sources import Found
 from tasks.sources._files import path_of, read_below, uri_of
 
 
-def open_source(path: Path | None, *, labels: str = "none", sequence: str = "") -> Folder:
+def open_source(path: Path | None, *, labels: Literal["none", "folders"] = "none", sequence: str = "") -> Folder:
     """List all that is below `path`.
 
     labels: "none" or "folders" (the name of the first folder on the way is the label).
@@ -30,8 +31,6 @@ def open_source(path: Path | None, *, labels: str = "none", sequence: str = "") 
     """
     if path is None or not path.is_dir():
         raise BadInput(f"source.path: {str(path or '')!r} is not a folder. Give the folder that holds the images.")
-    if labels not in ("none", "folders"):
-        raise BadInput(f"source.options.labels: {labels!r}. Allowed: none, folders.")
     pattern = _pattern(sequence)
     found = sorted(_walk(path, labels == "folders", pattern), key=lambda f: f.uri)
     if pattern and found and not any(file.sequence for file in found):

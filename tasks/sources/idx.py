@@ -131,6 +131,6 @@ def _names(numbers: npt.NDArray[np.uint8] | None, classes: list[str]) -> tuple[s
         return tuple(str(i) for i in range(top + 1))
     if top >= len(classes):
         raise BadInput(f"source.options.classes names {len(classes)} classes, the labels go up to {top}.")
-    if len(set(classes)) != len(classes) or not all(isinstance(c, str) for c in classes):
-        raise BadInput(f"source.options.classes: {classes}: give different names, in quotes.")
+    if len(set(classes)) != len(classes):
+        raise BadInput(f"source.options.classes: {classes}: give different names.")
     return tuple(classes)

@@ -6,8 +6,8 @@ A strategy defines one function and names the evidence it needs as its arguments
     def batch(features: Array, k: int, rng: Rng) -> Array       # (k,) distinct positions, in the order to ask
 
 Evidence: probabilities (N,C), features (N,D), embeddings (N,H), samples (T,N,C), labeled_features (M,D),
-labeled_embeddings (M,H), count N, k <= N, rng. Options are keyword-only with literal defaults. Evidence that is
-not finite is refused with ValueError. Files that start with `_` are shared parts, not strategies.
+labeled_embeddings (M,H), count N, k <= N, rng. Options are keyword-only with a type and a literal default. Evidence
+that is not finite is refused with ValueError. Files that start with `_` are shared parts, not strategies.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ Plain NumPy (k-means++ start, Lloyd's iterations by matrix products): scikit-lea
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from annotated_types import Interval
 
 from tasks.strategies import Array, Rng
 from tasks.strategies._evidence import require_finite
@@ -16,7 +19,7 @@ from tasks.strategies._seeding import draw, euclidean
 ELEMENTS = 2**22  # of the item x centre distances held at once
 
 
-def batch(features: Array, k: int, rng: Rng, *, iterations: int = 10) -> Array:
+def batch(features: Array, k: int, rng: Rng, *, iterations: Annotated[int, Interval(ge=0)] = 10) -> Array:
     """The item nearest to each of k cluster centres, by descending cluster size: (k,) int64.
 
     When items coincide there are fewer clusters than k: the batch is filled with the items farthest from their
