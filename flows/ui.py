@@ -15,7 +15,7 @@ import httpx
 
 from flows import settings
 from tasks.errors import GleanerError
-from tasks.trackers.mlflow import public
+from tasks.trackers.mlflow import address, prepare, public
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180
@@ -36,9 +36,11 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     settings.prepare(root)
     folder = root.resolve() / ".gleaner"
     folder.mkdir(exist_ok=True, mode=0o700)
-    here, there = _ours(folder, mlflow_port, prefect_port)
+    uri = address(root)
+    here, there = _ours(folder, uri, mlflow_port, prefect_port)
     if here:
         print("starting (some 20 seconds) ...", flush=True)
+    prepare(uri)
     servers = [_start(server.command, server.log) for server in here]
     try:
         for process, server in zip(servers, here, strict=True):
@@ -54,10 +56,9 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         _stop(servers)
 
 
-def _ours(folder: Path, mlflow_port: int, prefect_port: int) -> tuple[list[Server], list[str]]:
+def _ours(folder: Path, uri: str, mlflow_port: int, prefect_port: int) -> tuple[list[Server], list[str]]:
     """Servers to start, and lines about those that the environment says run elsewhere."""
     here, there = [], []
-    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     if uri.startswith(("http://", "https://")):
         there.append(f"MLflow   {public(uri)}   (MLFLOW_TRACKING_URI: it runs there)")
     else:

@@ -1,7 +1,7 @@
 """Stage `report`: one screen that a person understands. Writes data/report.
 
 learning_curve.png      accuracy against training labels, with its interval
-batch.png               the images that are asked about next, in rank order
+batch.png               the images that are asked about next, in rank order (none: no file)
 report.md               the numbers in words, and what the checks found
 """
 
@@ -33,7 +33,10 @@ def run(store: Store, campaign: Campaign) -> None:
     metrics = store.read_json(METRICS)
     batch = store.read_table(SELECTION).sort_by("rank")
     store.write_bytes(f"{FOLDER}/learning_curve.png", _curve(store, campaign, metrics))
-    store.write_bytes(f"{FOLDER}/batch.png", _sheet(store, campaign, iteration, batch))
+    if batch.num_rows:
+        store.write_bytes(f"{FOLDER}/batch.png", _sheet(store, campaign, iteration, batch))
+    else:
+        store.path(f"{FOLDER}/batch.png").unlink(missing_ok=True)
     text = _report(campaign, iteration, metrics, batch, failed(store))
     store.write_bytes(f"{FOLDER}/report.md", text.encode())
 
@@ -92,8 +95,7 @@ def _report(
         "",
         "![learning curve](learning_curve.png)",
         "",
-        "![batch](batch.png)",
-        "",
+        *(["![batch](batch.png)", ""] if batch.num_rows else []),
     ]
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ FOLDER = ".gleaner/tracking"
 ARTIFACTS = (
     "data/report", "data/evaluation", "data/selection.parquet", "data/findings.json", "data/artefacts.json",
 )  # fmt: skip
-MODEL = "models/head"
+SHEET, MODEL = "report/batch.png", "models/head"
 
 
 def queue(campaign: Campaign, number: int) -> None:
@@ -35,6 +35,8 @@ def queue(campaign: Campaign, number: int) -> None:
     remove_folder(building)
     for name in (*ARTIFACTS, MODEL):
         _copy(store.path(name), building / "files" / Path(name).name)
+    if not campaign.ledger.batch(number):  # nothing was sent: a blank picture, or one of images nobody is asked about
+        (building / "files" / SHEET).unlink(missing_ok=True)
     text = repository.show(campaign.root, repository.tag_name(number), "params.yaml")  # it may have been edited since
     Store(building).write_bytes("files/params.yaml", text.encode())
     Store(building).write_json("record.json", _record(campaign, number, text))

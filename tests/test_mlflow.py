@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows import ui
+from tasks import tracking
+from tasks.checkpoint import checkpoint, restart
 from tasks.errors import GleanerError
 from tasks.store import Store, sha256
 from tasks.trackers import IterationRecord, mlflow
@@ -229,6 +234,16 @@ def test_a_champion_whose_bytes_were_changed_is_refused(uri: str, tmp_path: Path
         mlflow.load_champion(NAME, uri)
 
 
+def test_a_version_names_its_iteration_and_the_run_has_the_rest(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path))
+    (version,), (child,) = versions(uri), children(uri)
+    digest = sha256(tmp_path / "c0ffee-3" / "head" / "head.safetensors")
+    mine = {"gleaner.campaign": "c0ffee", "gleaner.iteration": "3", "git.tag": "iter-0003"}
+    assert version.tags == {**mine, "gleaner.sha256": digest}
+    assert version.run_id == child.info.run_id
+    assert {**mine, "git.commit": "abc", "dvc.models/head": "123"}.items() <= child.data.tags.items()
+
+
 def test_two_campaigns_of_one_name_keep_their_runs_apart(uri: str, tmp_path: Path) -> None:
     mlflow.connect(uri).log(record(tmp_path))
     mlflow.connect(uri).log(record(tmp_path, campaign="f00d"))
@@ -274,16 +289,135 @@ def _log_first(uri: str, folder: str, campaign: str) -> None:
     mlflow.connect(uri).log(record(Path(folder), 0, campaign=campaign))
 
 
-def test_two_processes_may_create_everything_at_once(tmp_path: Path) -> None:
+def test_two_trackers_and_a_ui_may_create_everything_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     context = get_context("spawn")
     workers = [context.Process(target=_log_first, args=(uri, str(tmp_path), name)) for name in ("aa", "bb")]
+    workers.append(context.Process(target=mlflow.prepare, args=(uri,)))
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(children(uri)) == 2
+
+
+# killed while the database is made ------------------------------------------------------------------------
+
+INSIDE = 900  # statement in the middle of a table's migration: MLflow alone cannot go on from there
+
+
+def _log_in_a_fork(folder: str, kill_at: int) -> list[str]:
+    """Log an iteration into a new database, every SQL statement a checkpoint; returns the checkpoints passed."""
+    from sqlalchemy import Engine, event
+
+    passed = Path(folder) / f"{kill_at}.passed"
+    pid = os.fork()
+    if pid == 0:
+        restart()
+        os.environ |= {"GLEANER_KILL_AT": str(kill_at), "GLEANER_CHECKPOINTS": str(passed)}
+        event.listen(Engine, "after_cursor_execute", lambda *_: checkpoint("statement"))
+        mlflow.connect(f"sqlite:///{folder}/{kill_at}/mlflow.db").log(record(Path(folder)))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (-signal.SIGKILL if kill_at else 0)
+    return passed.read_text().split()
+
+
+def _import_mlflow() -> None:
+    """Once, not in each fork."""
+    os.environ.update(mlflow.ENVIRONMENT)
+    importlib.import_module("alembic.command")
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+def _kill_everywhere(folder: str) -> None:
+    """Before, at and after the rename: MLflow's migrations, its own first rows, ours."""
+    _import_mlflow()
+    passed = _log_in_a_fork(folder, 0)
+    rename = passed.index("mlflow:create:before") + 1
+    before = random.Random(7).sample(range(1, rename), 2)
+    after = random.Random(7).sample(range(rename + 2, len(passed) + 1), 2)
+    for moment in (*before, INSIDE, rename, rename + 1, *after):
+        _log_in_a_fork(folder, moment)
+
+
+def _kill_in_place(folder: str) -> None:
+    """The broken twin: MLflow makes the database where it stays."""
+    _import_mlflow()
+    mlflow._create = lambda uri: None
+    _log_in_a_fork(folder, INSIDE)
+
+
+def _alone(action: Callable[[str], None], folder: Path) -> None:
+    """Run in a process without threads, which may fork."""
+    process = get_context("spawn").Process(target=action, args=(str(folder),))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def test_a_kill_while_the_database_is_made_costs_nothing(tmp_path: Path) -> None:
+    _alone(_kill_everywhere, tmp_path)
+    killed = sorted(path for path in tmp_path.iterdir() if path.name.isdigit() and path.name != "0")
+    assert len(killed) == 7
+    assert sum((folder / "mlflow.db").exists() for folder in killed) == 3  # rename + 1 and later
+    for folder in killed:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        for iteration in (3, 4):
+            mlflow.connect(uri).log(record(tmp_path, iteration))
+        assert sorted(run.data.tags["gleaner.iteration"] for run in children(uri)) == ["3", "4"], folder.name
+        assert sorted(entry.name for entry in folder.iterdir()) == ["mlartifacts", "mlflow.db"]
+
+
+def test_a_database_that_mlflow_makes_in_place_is_lost_by_such_a_kill(tmp_path: Path) -> None:
+    _alone(_kill_in_place, tmp_path)
+    with pytest.raises(GleanerError, match="already exists"):
+        mlflow.connect(f"sqlite:///{tmp_path}/{INSIDE}/mlflow.db").log(record(tmp_path))
+
+
+def test_a_database_that_is_there_is_neither_made_again_nor_changed(uri: str, tmp_path: Path) -> None:
+    mlflow.connect(uri).log(record(tmp_path))
+    before = (tmp_path / ".gleaner" / "mlflow.db").read_bytes()
+    mlflow.prepare(uri)
+    mlflow._create(uri)
+    assert (tmp_path / ".gleaner" / "mlflow.db").read_bytes() == before
+
+
+def test_what_the_environment_names_is_left_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/theirs/mlflow.db")
+    mlflow.prepare(mlflow.address(tmp_path))
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_ui_has_the_database_made_before_a_server_could(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(command: list[str], log: Path) -> None:
+        raise GleanerError(f"started with {[entry.name for entry in log.parent.glob('mlflow.db')]}")
+
+    monkeypatch.setattr(ui, "_start", start)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # Prefect's home is set there
+    with pytest.raises(GleanerError, match="mlflow.db"):
+        ui.serve(tmp_path, 0, 0)
+    before = (tmp_path / ".gleaner" / "mlflow.db").read_bytes()
+    assert mlflow.connect(tmp_path).log(record(tmp_path))
+    assert (tmp_path / ".gleaner" / "mlflow.db").read_bytes() != before
+
+
+# the outbox -----------------------------------------------------------------------------------------------
+
+
+def test_an_iteration_that_sends_nothing_shows_no_sheet_of_its_batch(tmp_path: Path) -> None:
+    from tests.quick import image_folder, make_workspace, tick
+
+    root = make_workspace(tmp_path / "quick", image_folder(tmp_path / "images"), **{"stop.labels": 35})
+    while "iteration" in tick(root):
+        pass
+    *sent, last = sorted((root / tracking.FOLDER).iterdir())
+    assert sent
+    assert all((folder / "files/report/batch.png").exists() for folder in sent)
+    assert sorted(path.name for path in (last / "files/report").iterdir()) == ["learning_curve.png", "report.md"]
+
+
+# a real server --------------------------------------------------------------------------------------------
 
 
 def test_a_real_server_takes_it_all_and_gives_the_champion_back(server: str, tmp_path: Path) -> None:

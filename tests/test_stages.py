@@ -485,3 +485,15 @@ def test_the_report_names_arms_predictions_and_what_the_checks_found(tmp_path: P
     assert "fine" not in text
     guesses = {row["predicted"] for row in world.store.read_table(SELECTION).to_pylist()}
     assert all(f"class {guess} (" in text for guess in guesses)
+
+
+def test_a_report_without_a_batch_shows_no_picture_of_one(tmp_path: Path) -> None:
+    world = iterate(start(tmp_path), 1)
+    world.run("train", "score", "select", "evaluate")
+    world.store.write_json("data/findings.json", {"iteration": 1, "findings": []})
+    world.run("report")
+    sheet = world.store.path("data/report/batch.png")
+    assert sheet.exists() and "batch.png" in sheet.with_name("report.md").read_text()
+    world.store.write_table(SELECTION, SELECTION.schema.empty_table())
+    world.run("report")
+    assert not sheet.exists() and "batch.png" not in sheet.with_name("report.md").read_text()

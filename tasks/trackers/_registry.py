@@ -14,7 +14,7 @@ from typing import Any
 from tasks.store import sha256
 from tasks.trackers import IterationRecord
 
-CAMPAIGN, ITERATION = "gleaner.campaign", "gleaner.iteration"
+CAMPAIGN, ITERATION, TAG = "gleaner.campaign", "gleaner.iteration", "git.tag"
 ALIAS = "champion"
 
 
@@ -31,7 +31,8 @@ def register(client: Any, run: Any, record: IterationRecord) -> None:
         client.create_registered_model(name, tags={CAMPAIGN: record.campaign})
     mine = {CAMPAIGN: record.campaign, ITERATION: str(record.iteration)}
     _drop_leftovers(client, name, mine)
-    tags = {**record.tags, **mine, "gleaner.sha256": sha256(record.model / "head.safetensors")}
+    # no more than the registry's page has room for; all other tags are on the run, a click away
+    tags = {**mine, TAG: record.tags[TAG], "gleaner.sha256": sha256(record.model / "head.safetensors")}
     version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags)
     if record.champion and _champion_iteration(client, name, record.campaign) <= record.iteration:
         client.set_registered_model_alias(name, ALIAS, version.version)

@@ -9,7 +9,7 @@
         └── run "iteration 1"  ────►  registered model "digits", version 2, alias champion
 
 Logging an iteration again changes nothing: a run counts once its tag gleaner.complete is set, which is done last;
-what was left half-done is deleted and logged anew.
+what was left half-done is deleted and logged anew. A workspace's own database appears whole, too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
-from tasks.store import sha256
+from tasks.store import flush_folder, remove_folder, sha256
 from tasks.trackers import IterationRecord, Tracker
 from tasks.trackers._registry import ALIAS, CAMPAIGN, ITERATION, model_name, register
 
@@ -72,9 +73,22 @@ class Mlflow:
 
 
 def connect(default: str | Path) -> Tracker:
-    """The tracker at MLFLOW_TRACKING_URI, else at `default`: a URI, or a workspace whose own SQLite file is meant."""
+    """The tracker at `address(default)`."""
+    return Mlflow(address(default))
+
+
+def address(default: str | Path) -> str:
+    """MLFLOW_TRACKING_URI, else `default`: a URI, or a workspace whose own SQLite file is meant."""
     own = default if isinstance(default, str) else f"sqlite:///{default.resolve()}/.gleaner/mlflow.db"
-    return Mlflow(os.environ.get("MLFLOW_TRACKING_URI") or own)
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
+def prepare(uri: str) -> None:
+    """Make a workspace's own database, where there is none, before a server does so that may be killed meanwhile."""
+    database = _own(uri)
+    if database is not None and not database.exists():
+        with _reached(uri):
+            pass
 
 
 def load_champion(name: str, uri: str) -> Path:
@@ -94,17 +108,26 @@ def load_champion(name: str, uri: str) -> Path:
 
 @contextmanager
 def _session(uri: str) -> Iterator[Any]:
-    """A client of `uri`; one process at a time for SQLite, whose creation and migration race."""
+    """A client of `uri`."""
+    with _reached(uri):
+        from mlflow import MlflowClient
+
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _reached(uri: str) -> Iterator[None]:
+    """`uri` in one process at a time where it is SQLite, whose creation races; what MLflow raises becomes one error."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import requests
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         with _alone(uri):
-            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+            _create(uri)
+            yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         reason = f"{type(error).__name__}: {error}".replace(uri, public(uri)).split("\n")[0][:300]
         raise GleanerError(f"MLflow at {public(uri)}: {reason}. The iteration is safe; log it again later.") from None
@@ -123,6 +146,47 @@ def _alone(uri: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _create(uri: str) -> None:
+    """Let MLflow make a workspace's own database beside its place, then rename it. Call it alone.
+
+    MLflow's 1,700 statements are no transaction: after a kill amidst them it can neither go on nor begin again.
+    """
+    database = _own(uri)
+    if database is None:
+        return
+    building = database.with_name(f".{database.name}.new")  # a folder: SQLite's journal is beside the file
+    remove_folder(building)
+    if database.exists():
+        return
+    building.mkdir()
+    _initialize(building / database.name)
+    checkpoint("mlflow:create:before")
+    (building / database.name).rename(database)
+    flush_folder(database.parent)
+    checkpoint("mlflow:create:after")
+    remove_folder(building)
+
+
+def _initialize(file: Path) -> None:
+    """All tables, tracking and registry, at the newest revision; closed and on disk."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+    from sqlalchemy import event
+
+    engine = create_sqlalchemy_engine(f"sqlite:///{file}")
+    # each statement flushed is most of the time on a slow disk; the whole is flushed below, before anybody reads it
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    _initialize_tables(engine)
+    engine.dispose()
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _own(uri: str) -> Path | None:
+    """The file of a SQLite database that is ours to make; None for what the environment names, or one with options."""
+    ours = uri.startswith("sqlite:////") and "?" not in uri and uri != os.environ.get("MLFLOW_TRACKING_URI")
+    return Path(uri.removeprefix("sqlite:///")) if ours else None
 
 
 def _sqlite_folder(uri: str) -> Path | None:
