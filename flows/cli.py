@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.launcher import ANYWHERE
 from tasks.errors import BadInput, GleanerError, InvariantBroken
 
 EPILOG = """A first campaign: gleaner init deer; cd deer; edit params.yaml (source, classes); gleaner ingest; gleaner tick.
@@ -131,6 +132,7 @@ def _tell(ticks: list[Any]) -> None:
         elif done.closed is not None:
             print(
                 f"iteration {done.closed.number}: {done.closed.asked} tasks sent."
+                + (f" Annotators: {done.closed.where}." if done.closed.where else "")
                 + (f" Campaign finished: {done.closed.stop}." if done.closed.stop else "")
             )
             _warn(done.warnings)
@@ -272,6 +274,11 @@ def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")]
     from flows.demo import start_demo
 
     start_demo(Path(os.environ.get("GLEANER_TEMPLATE", Path.cwd())), here(directory))
+
+
+for _command in app.registered_commands:
+    if getattr(_command.callback, "__name__", "") not in ANYWHERE:
+        _command.epilog = "--workspace DIR names the campaign; default: the one that the current folder is in."
 
 
 def _interrupted(*_: object) -> None:

@@ -59,12 +59,12 @@ def _refused(campaign: Campaign) -> list[str]:
 def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:
     """Run up to `iterations` iterations; ends early when nothing is due (after waiting `wait_seconds` for answers)."""
     done: list[Tick | Idle] = []
+    settings.end_orphans(root)
     deadline = time.monotonic() + wait_seconds
     while sum(not isinstance(tick, Idle) for tick in done) < iterations:
         idle = look(root)
         if idle is None:
             if not done:
-                settings.end_orphans(root)
                 settings.prepare(root)
             done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
             deadline = time.monotonic() + wait_seconds

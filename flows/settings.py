@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.stage import TICK
+from tasks.stage import TICK, tick_lives, tick_mark
 from tasks.versions import output_to
 
 DEFAULTS = {
@@ -26,7 +26,7 @@ def prepare(root: Path) -> None:
     """Point Prefect at the workspace's own database unless the environment names another."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ[TICK] = str(os.getpid())
+    os.environ[TICK] = tick_mark(root)
     if not any(name in os.environ for name in OWN):
         home = root.resolve() / ".gleaner" / "prefect"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -34,26 +34,26 @@ def prepare(root: Path) -> None:
 
 
 def end_orphans(root: Path) -> list[int]:
-    """End ephemeral Prefect servers of this workspace whose tick was killed: they would live on for ever. Returns pids."""
-    return _end(root, lambda tick: not Path(f"/proc/{tick}").exists())
+    """End what ticks of this workspace that were killed have left (an ephemeral server lives for ever). Returns pids."""
+    return _end(root, lambda mark: not tick_lives(mark))
 
 
 def end_own(root: Path) -> list[int]:
     """End what this process started for its tick, stages and server. Returns pids."""
-    return _end(root, lambda tick: tick == os.getpid())
+    return _end(root, lambda mark: mark == tick_mark(root))
 
 
-def _end(root: Path, of: Callable[[int], bool]) -> list[int]:
-    """End processes whose environment names our Prefect database and a tick (a process id) that `of` is true of."""
-    home = f"PREFECT_HOME={(root.resolve() / '.gleaner' / 'prefect')}".encode()
+def _end(root: Path, of: Callable[[str], bool]) -> list[int]:
+    """End processes whose environment names a tick of this workspace that `of` is true of."""
+    start, end = f"{TICK}=".encode(), f" {root.resolve()}".encode()
     ended = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
         except OSError:  # gone, or somebody else's
             continue
-        ticks = [entry[len(TICK) + 1 :] for entry in environment if entry.startswith(f"{TICK}=".encode())]
-        if home in environment and ticks and of(int(ticks[0])) and int(folder.name) != os.getpid():
+        marks = [entry for entry in environment if entry.startswith(start) and entry.endswith(end)]
+        if marks and of(os.fsdecode(marks[0][len(start) :])) and int(folder.name) != os.getpid():
             os.kill(int(folder.name), signal.SIGTERM)
             ended.append(int(folder.name))
     return ended

@@ -10,9 +10,11 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tasks.digests import digests
 from tasks.errors import GleanerError
 from tasks.pointers import Cached
 from tasks.store import Store, sha256
@@ -27,41 +29,36 @@ FILES = (
     "dvc.yaml",
     "data/campaign.json",
 )
-KNOWN = ".gleaner/sha256.json"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "pillow", "pyarrow")
+
+IN_GIT = ("dvc.lock", "dvc.yaml", "data/campaign.json", "params.yaml")  # DVC holds the others
 
 Entry = dict[str, Any]
 
 
 def list_artefacts(store: Store) -> list[str]:
     """Relative paths of all files of the iteration that is in the working tree, sorted."""
-    found = [name for name in FILES if store.exists(name)]
-    for folder in FOLDERS:
-        found += [p.relative_to(store.root).as_posix() for p in store.path(folder).rglob("*") if p.is_file()]
+    return files_under(store, (*FILES, *FOLDERS))
+
+
+def files_under(store: Store, paths: Iterable[str]) -> list[str]:
+    """Files at or below `paths`, sorted; all relative to the workspace."""
+    found: list[str] = []
+    for path in map(store.path, paths):
+        files = [path] if path.is_file() else [below for below in path.rglob("*") if below.is_file()]
+        found += [file.relative_to(store.root).as_posix() for file in files]
     return sorted(found)
 
 
 def build(store: Store, iteration: int, campaign: str, params_text: str, threads: int) -> dict[str, Any]:
-    """Hash everything; unchanged files (same size, time and inode) are not read again."""
-    known = _read_known(store)
-    files: dict[str, Entry] = {}
-    for name in list_artefacts(store):
-        status = store.path(name).stat()
-        mark = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
-        if known.get(name, ["", ""])[0] != mark:
-            known[name] = [mark, sha256(store.path(name))]
-        files[name] = {"size": status.st_size, "sha256": known[name][1]}
+    """Hash everything; files that did not change since they were hashed are not read again."""
+    files: dict[str, Entry] = {
+        name: {"size": found.size, "sha256": found.sha256}
+        for name, found in digests(store, list_artefacts(store)).items()
+    }
     text = params_text.encode()
     files["params.yaml"] = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-    store.write_json(KNOWN, {name: known[name] for name in files if name in known})
     return {"campaign": campaign, "iteration": iteration, "environment": environment(threads), "files": files}
-
-
-def _read_known(store: Store) -> dict[str, list[str]]:
-    try:
-        return dict(json.loads(store.path(KNOWN).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def environment(threads: int) -> dict[str, Any]:

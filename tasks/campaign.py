@@ -119,7 +119,7 @@ def read_campaign(root: Path, now: Callable[[], str] = utc_now) -> Iterator[Camp
     store = Store(root)
     path = store.path("params.yaml")
     params = parameters.load(path)
-    with open_ledger(store.path(LEDGER), now) as ledger:
+    with open_ledger(store.path(LEDGER), now, write=False) as ledger:
         identity = store.read_json(IDENTITY)["id"]
         yield Campaign(identity, store, params, path.read_text(encoding="utf-8"), ledger)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import artefacts, repository, tracking, versions
+from tasks import artefacts, remotes, repository, tracking, versions
 from tasks.campaign import Campaign
 from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
@@ -28,6 +28,7 @@ class Closed:
     number: int
     asked: int  # tasks it sent
     stop: str | None  # why the campaign ends with it, None when it goes on
+    where: str = ""  # where annotators find the tasks
 
 
 def close(campaign: Campaign, number: int) -> Closed:
@@ -43,7 +44,7 @@ def close(campaign: Campaign, number: int) -> Closed:
     checkpoint("close:queue:after")
     campaign.ledger.close(number, outcome)
     checkpoint("close:ledger:after")
-    return Closed(number, outcome["asked"], outcome["stop"])
+    return Closed(number, outcome["asked"], outcome["stop"], campaign.tool.address if outcome["asked"] else "")
 
 
 def _outcome(campaign: Campaign, number: int) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _record_bytes(campaign: Campaign, row: IterationRow) -> None:
             f"iteration {row.number} is not tagged: DVC's cache does not hold what it should.\n"
             + "\n".join(problems[:10])
         )
-    versions.push(campaign.root)
+    remotes.push(campaign.root)
     checkpoint("close:push:after")
 
 

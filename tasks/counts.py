@@ -58,7 +58,7 @@ def summary(counts: Counts) -> str:
     """What an ingest did, in a few lines."""
     if not counts.seen:
         return "the source holds no files: nothing to do. Check source.path."
-    known = f" ({counts.known} seen before)" if counts.known else ""
+    known = f" ({counts.known} of them the same files as before)" if counts.known else ""
     lines = [
         f"{counts.seen} files seen: {counts.accepted} accepted, {counts.duplicate} duplicates{known}, "
         f"{counts.quarantined} quarantined"

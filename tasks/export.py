@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import repository, serving, tracking, versions
+from tasks import committed, repository, serving, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.closing import Closed, close
@@ -42,6 +42,7 @@ def finish_exported(campaign: Campaign) -> Closed | None:
     if row is None or row.state in ("open", "closed"):
         return None
     _require_same_code(campaign, row)
+    committed.require(campaign.store, row)
     _require_same_selection(campaign, row)
     if row.state == "selected":
         _push(campaign, row.number)
@@ -65,6 +66,12 @@ def _select(campaign: Campaign, row: IterationRow) -> None:
 
 def _freeze(campaign: Campaign, row: IterationRow) -> Frozen:
     """What the batch was computed from; refuses when the outputs are not of this iteration, params and code."""
+    repository.require_clean(campaign.root)
+    if campaign.store.path("params.yaml").read_text(encoding="utf-8") != campaign.params_text:
+        raise GleanerError(
+            f"params.yaml was edited while iteration {row.number} was computed. Nothing was sent: run the tick again, "
+            "it computes with what the file says now."
+        )
     stale = versions.stale(campaign.root)
     frozen_number = read_iteration(campaign.store).number
     if stale or frozen_number != row.number:
@@ -103,12 +110,12 @@ def gate(store: Store, number: int, accepted: dict[str, str]) -> None:
 
 
 def _require_same_code(campaign: Campaign, row: IterationRow) -> None:
-    changed = repository.code_changed(campaign.root, row.base_commit)
+    changed, code = repository.code_changed(campaign.root, row.base_commit), " ".join(repository.CODE)
     if changed:
         raise GleanerError(
             f"iteration {row.number} was selected with the code of commit {row.base_commit[:10]}, but {', '.join(changed[:5])} changed "
-            f"since. Finish it with its own code first: `git checkout --no-overlay {row.base_commit[:10]} -- "
-            f"{' '.join(repository.CODE)} && git commit -m 'finish iteration {row.number}'`, then tick. "
+            f"since. Finish it with its own code first: `git checkout --no-overlay {row.base_commit[:10]} -- {code} && "
+            f"git commit -m 'finish iteration {row.number}' -- {code}`, then tick. "
             f"`git revert HEAD~1`, once it is tagged, brings the new code back."
         )
 

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import inputs, pool, repository, versions
+from tasks import committed, inputs, pool, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
+from tasks.choose import first_plan, holdout_target
 from tasks.errors import BadInput, GleanerError
 from tasks.export import finish_exported
 from tasks.ledger import Asked, IterationRow
+from tasks.params_sections import Params
 from tasks.progress import history, reason_to_stop
 from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS
@@ -61,8 +63,17 @@ def due(campaign: Campaign) -> Due:
         return Due(False, f"stopped by hand: {by_hand} (`gleaner resume` goes on)")
     if latest is None:
         campaign.pool  # noqa: B018 - an empty pool is refused here
+        _require_budget(campaign.params)
         return Due(True, "the campaign begins")
     return _stopped(campaign, latest) or _answered(campaign, latest)
+
+
+def _require_budget(params: Params) -> None:
+    """Refuse a budget without room for a first batch while nothing has been opened yet."""
+    budget = params.stop.labels or None
+    first_plan(
+        params.select.first_batch, holdout_target(params.holdout.labels, params.select.first_batch, budget), budget
+    )
 
 
 def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
@@ -109,15 +120,15 @@ def _hours_since(moment: str) -> float:
 def open_iteration(campaign: Campaign) -> int:
     """Open the next iteration, or go on with the one that is open, and freeze its inputs. Returns its number."""
     latest = campaign.ledger.latest()
+    committed.require(campaign.store, latest)
     if latest is None or latest.state == "closed":
         checkpoint("open:ledger:before")
         latest = campaign.ledger.open_iteration(repository.head(campaign.root))
         checkpoint("open:ledger:after")
     _require_newest_ledger(campaign, latest)
-    iteration = iteration_of(campaign, latest)
-    if not _frozen(campaign, iteration):
-        inputs.freeze(campaign.store, iteration, tables(campaign, latest))
-        checkpoint("open:freeze:after")
+    inputs.freeze(campaign.store, iteration_of(campaign, latest), tables(campaign, latest))
+    checkpoint("open:freeze:after")
+    versions.heal_lock(campaign.root)
     versions.add_data(campaign.root, ("data/pool", "data/inputs"))
     checkpoint("open:add:after")
     return latest.number
@@ -132,11 +143,6 @@ def _require_newest_ledger(campaign: Campaign, row: IterationRow) -> None:
             f"copy. Put the newest one back, or go on from the tag: gleaner restore {row.number} --to DIR, then "
             "gleaner fork --workspace DIR."
         )
-
-
-def _frozen(campaign: Campaign, iteration: inputs.Iteration) -> bool:
-    """Whether the inputs are of this iteration and of params.yaml as it is: budget, seed and classes are frozen too."""
-    return campaign.store.exists(inputs.ITERATION) and inputs.read_iteration(campaign.store) == iteration
 
 
 def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:

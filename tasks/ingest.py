@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import pool, repository, versions
+from tasks import committed, pool, repository, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.counts import Counts, summary
@@ -35,6 +35,7 @@ def ingest(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
             raise BadInput(
                 f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick"
             )
+        committed.require_pool(campaign.store)
         params = campaign.params if source is None else _point_at(campaign, source)
         counts = take_in(
             campaign.store, params.source, params.pool, params.holdout, params.campaign, params.compute, rebuild=rebuild

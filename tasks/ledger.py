@@ -14,6 +14,7 @@ are interpreted. Snapshots (`tasks/snapshot.py`) are Parquet; a fresh clone rebu
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -204,13 +205,17 @@ def _held(path: Path) -> bool:
 
 
 @contextmanager
-def open_ledger(path: Path, now: Callable[[], str], *, create: bool = False) -> Iterator[Ledger]:
-    """Open the ledger. Raises GleanerError when it is missing (unless `create`), damaged or of another version."""
+def open_ledger(path: Path, now: Callable[[], str], *, create: bool = False, write: bool = True) -> Iterator[Ledger]:
+    """Open the ledger. Raises GleanerError when it is missing (unless `create`), damaged or of another version.
+
+    Without `write` nothing is changed, and a disk that is mounted read-only will do.
+    """
     require_ledger(path, create)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=30.0)
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    connection = sqlite3.connect(_uri(path, write), isolation_level=None, timeout=30.0, uri=True)
     try:
-        _prepare(connection, path)
+        _prepare(connection, path, write)
         yield Ledger(connection, now)
     except sqlite3.OperationalError as error:
         raise GleanerError(
@@ -228,15 +233,25 @@ def open_ledger(path: Path, now: Callable[[], str], *, create: bool = False) -> 
         connection.close()
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _uri(path: Path, write: bool) -> str:
+    address = path.absolute().as_uri()
+    if write:
+        return f"{address}?mode=rwc"
+    if os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+        return f"{address}?mode=ro"
+    return f"{address}?mode=ro&immutable=1"  # a reader of a WAL database makes files beside it, which cannot be here
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, write: bool) -> None:
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    if write:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == VERSION:
         return
-    if version != 0:
+    if version != 0 or not write:
         raise GleanerError(
             f"{path} has version {version}, this Gleaner reads {VERSION}. Use the code of the campaign's own tag."
         )

@@ -8,6 +8,8 @@ DVC calls an empty pointer up to date and repairs a tampered file without a word
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,17 +37,26 @@ class Cached:
     object: Path
 
 
-def cached_files(root: Path, revision: str | None = None) -> list[Cached]:
+def cached_files(root: Path, revision: str | None = None, pointers: Sequence[str] = POINTERS) -> list[Cached]:
     """Every file that the pointers and dvc.lock name (at a revision, or now), with its cache object.
 
     Raises GleanerError for a pointer that is empty or damaged.
     """
-    return [file for out in _outs(_texts(root, revision)) for file in _expand(root, out)]
+    return [file for out in _outs(_texts(root, revision, pointers)) for file in _expand(root, out)]
 
 
-def data_hashes(root: Path) -> dict[str, str]:
-    """DVC's hash of each pointer and stage output: path -> MD5."""
-    return {out["path"]: str(out.get("md5", "")) for out in _outs(_texts(root, None))}
+def data_hashes(root: Path, revision: str | None = None, pointers: Sequence[str] = POINTERS) -> dict[str, str]:
+    """DVC's hash of each pointer and stage output (at a revision, or now): path -> MD5."""
+    return {out["path"]: str(out.get("md5", "")) for out in _outs(_texts(root, revision, pointers))}
+
+
+def objects_of(root: Path, revision: str) -> set[str]:
+    """MD5 of every cache object that a revision names and the cache holds, listings of folders too."""
+    found: set[str] = set()
+    for out in _outs(_texts(root, revision, POINTERS)):
+        with suppress(Missing):  # a fork holds nothing of the iterations before it
+            found |= {str(out.get("md5", "")), *(file.md5 for file in _expand(root, out))}
+    return {md5 for md5 in found if md5 and _object(root, md5).is_file()}
 
 
 def listed_files(root: Path, texts: dict[str, str]) -> list[Cached]:
@@ -53,10 +64,10 @@ def listed_files(root: Path, texts: dict[str, str]) -> list[Cached]:
     return [file for out in _outs(texts) for file in _expand(root, out)]
 
 
-def _texts(root: Path, revision: str | None) -> dict[str, str]:
+def _texts(root: Path, revision: str | None, pointers: Sequence[str]) -> dict[str, str]:
     if revision is None:
-        return {name: (root / name).read_text(encoding="utf-8") for name in POINTERS if (root / name).exists()}
-    found = show_all(root, [f"{revision}:{name}" for name in POINTERS])
+        return {name: (root / name).read_text(encoding="utf-8") for name in pointers if (root / name).exists()}
+    found = show_all(root, [f"{revision}:{name}" for name in pointers])
     return {name.partition(":")[2]: text for name, text in found.items()}
 
 
@@ -64,7 +75,8 @@ def _outs(texts: dict[str, str]) -> list[dict[str, Any]]:
     outs: list[dict[str, Any]] = []
     for name, text in texts.items():
         if name == "dvc.lock":
-            outs += [out for stage in (_parse_yaml(text, name).get("stages") or {}).values() for out in stage["outs"]]
+            stages = (_parse_yaml(text, name).get("stages") or {}).values()
+            outs += [out for stage in stages for out in stage.get("outs") or ()]  # none: DVC was killed as it wrote
             continue
         found = _parse_yaml(text, name).get("outs")
         if not found:

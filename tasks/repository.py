@@ -6,6 +6,7 @@ tag(root, 7, "iteration 7 of deer-3f2a")
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -93,6 +94,18 @@ def require_clean(root: Path) -> None:
             f"{root}: uncommitted changes that are not the campaign's own: {', '.join(others[:10])}. "
             "Commit or stash them (code is part of an iteration's version), then run the command again."
         )
+
+
+def own_changes(root: Path) -> list[str]:
+    """The campaign's own files that differ from the newest commit."""
+    return git(root, "diff", "--name-only", "HEAD", "--", *OWN).splitlines()
+
+
+def working_code(root: Path) -> dict[str, str]:
+    """SHA-256 of params.yaml and every code file as they are in the working tree, by name."""
+    names = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "params.yaml", *CODE)
+    files = {name: root / name for name in names.split("\0") if name}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
 
 
 def require_branch(root: Path) -> None:

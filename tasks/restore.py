@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, leftovers, repository, snapshot, versions
+from tasks import artefacts, committed, leftovers, remotes, repository, snapshot, versions
 from tasks.campaign import IDENTITY, LEDGER, mint, utc_now
 from tasks.errors import BadInput, GleanerError
 from tasks.ledger import Ledger, require_no_loss
@@ -35,7 +35,7 @@ def restore(root: Path, number: int, target: Path) -> int:
     remove_folder(building)
     try:
         with disk_errors(building):
-            versions.clone(root, building, name)
+            remotes.clone(root, building, name)
             proven = _prove(building)
             building.rename(target)
     finally:
@@ -66,9 +66,8 @@ def fork(root: Path) -> str:
         listed = _copied(store)
         leftovers.clear(root)
         if not store.exists(f"{snapshot.FOLDER}/iteration.parquet"):
-            versions.fetch(root)
-            versions.checkout(root)
-        _prove_data(root, listed)
+            remotes.bring_data(root, "this copy", root)
+        _require_proven(store)
         identity = _new_identity(store, str(listed["campaign"]), int(listed["iteration"]))
         _commit_fork(root, identity)
 
@@ -80,12 +79,12 @@ def fork(root: Path) -> str:
     return str(identity["id"])
 
 
-def _prove_data(root: Path, listed: dict[str, Any]) -> None:
-    files = {name: entry for name, entry in listed["files"].items() if artefacts.under_dvc(name)}
-    problems = artefacts.check_files(root, files)
+def _require_proven(store: Store) -> None:
+    problems = committed.prove_copy(store)
     if problems:
         raise BadInput(
-            f"{root} is not what was tagged; `dvc checkout --force` brings its data back:\n" + "\n".join(problems[:10])
+            f"{store.root} is not what was committed; `git checkout -- dvc.lock data && dvc checkout --force` brings it "
+            "back:\n" + "\n".join(problems[:10])
         )
 
 

@@ -23,7 +23,7 @@ from tasks.params import load
 from tasks.params_sections import Params
 from tasks.store import Store
 
-TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its process id
+TICK = "GLEANER_TICK"  # in the environment of all that a tick starts: its `tick_mark`
 
 
 def sections(run: Callable[..., Any]) -> tuple[str, ...]:
@@ -95,5 +95,24 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
         tick = os.environ.get(TICK)
-        if tick is not None and not Path(f"/proc/{tick}").exists():
-            sys.exit(f"error: the tick that started this stage (process {tick}) is gone; the next one runs it again")
+        if tick is not None and not tick_lives(tick):
+            sys.exit("error: the tick that started this stage is gone; the next one runs it again")
+
+
+def tick_mark(root: Path) -> str:
+    """This process as the tick of a workspace: process id, when it began (ids are used again), workspace."""
+    return f"{os.getpid()} {_began(os.getpid())} {root.resolve()}"
+
+
+def tick_lives(mark: str) -> bool:
+    """Whether the process of a mark is still there (Linux)."""
+    pid, began, _ = mark.split(" ", 2)
+    return _began(int(pid)) == began
+
+
+def _began(pid: int) -> str:
+    """When a process began, in clock ticks since the machine did; "" when there is none (or no Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

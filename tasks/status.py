@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, tracking, versions
+from tasks import artefacts, remotes, tracking
 from tasks.campaign import IDENTITY, LEDGER, Campaign, read_campaign
 from tasks.errors import BadInput
 from tasks.findings import failed
@@ -75,7 +75,7 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "refused_answers": refused(campaign),
         "annotators_work_at": campaign.tool.address if latest and _images(campaign.store) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
-        "remote": versions.remote(campaign.root),
+        "remote": remotes.remote(campaign.root),
         "findings": [{k: f[k] for k in ("check", "severity", "what", "todo")} for f in failed(campaign.store)],
         "next": _next(campaign),
     }

@@ -8,6 +8,7 @@ without it sizes and presence are compared. The names I1 … I9 are those of doc
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,18 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import artefacts, disclosure, pool, repository
+from tasks import artefacts, committed, disclosure, pool, repository
 from tasks.campaign import IDENTITY, LEDGER, utc_now
+from tasks.digests import digests
 from tasks.errors import BadInput, GleanerError
 from tasks.features import pool_shard
-from tasks.ledger import Damaged, open_ledger, require_no_loss
+from tasks.ledger import Damaged, Ledger, open_ledger, require_no_loss
 from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
-from tasks.pointers import POINTERS, Missing, data_hashes, listed_files
+from tasks.pointers import POINTERS, Missing, cached_files, data_hashes, listed_files
 from tasks.serving import FOLDER as SERVING
 from tasks.store import Store, sha256
 from tasks.tables import LABELS
-from tasks.verify_ledger import CHECKS, forked_at
+from tasks.verify_ledger import CHECKS, Check, forked_at
 
 MANY = 20  # violations of one invariant that are listed; the rest is counted
 #: what reading a damaged file can raise beside GleanerError (a damaged Parquet file: ValueError)
@@ -54,12 +56,13 @@ def verify(root: Path, *, deep: bool = False) -> list[Violation]:
         ("I6 every file is accounted for", lambda: _ingest(store)),
         ("splits and groups", lambda: _splits(store)),
         ("I4 a tag restores", lambda: _tags(store, deep)),
+        ("I4 what git holds of a tag", lambda: _of_git(store)),
         ("I9 nothing half-written", lambda: _leftovers(store)),
         ("I3 annotators saw the bytes we know", lambda: _serving(store, deep)),
         ("I7 no secret in files", lambda: disclosure.secrets_in_files(store, deep)),
     ]
     found = [Violation(name, what) for name, check in checks for what in _guarded(check)]
-    return found + (_with_ledger(store) if store.exists(LEDGER) else [])
+    return found + (_with_ledger(store, deep) if store.exists(LEDGER) else [])
 
 
 def _lost(store: Store) -> Iterator[str]:
@@ -79,15 +82,26 @@ def _guarded(check: Callable[[], Iterator[str]]) -> list[str]:
     return found[:MANY] + [f"… and {len(found) - MANY} more"] * (len(found) > MANY)
 
 
-def _with_ledger(store: Store) -> list[Violation]:
+def _with_ledger(store: Store, deep: bool) -> list[Violation]:
     found: list[Violation] = []
     try:
-        with open_ledger(store.path(LEDGER), utc_now) as ledger:
-            for name, check in CHECKS:
+        with open_ledger(store.path(LEDGER), utc_now, write=False) as ledger:
+            checks: list[tuple[str, Check]] = [
+                *CHECKS,
+                ("I5 the data are those committed", partial(_as_committed, deep)),
+            ]
+            for name, check in checks:
                 found += [Violation(name, what) for what in _guarded(partial(check, store, ledger))]
     except GleanerError as error:
         found.append(Violation("the ledger is sound", str(error)))
     return found
+
+
+def _as_committed(deep: bool, store: Store, ledger: Ledger) -> Iterator[str]:
+    if is_locked(store.root):
+        return  # somebody is writing just now
+    read = committed.read_again if deep else partial(digests, remember=False)
+    yield from committed.differences(store, ledger.latest(), read)
 
 
 def _ingest(store: Store) -> Iterator[str]:
@@ -208,25 +222,30 @@ def _span(tags: list[str]) -> str:
 
 
 def _copy(store: Store, deep: bool) -> Iterator[str]:
-    """A clone or restored copy promises the iteration that is checked out, no other."""
-    if not store.exists(artefacts.ARTEFACTS):
-        return
-    listed = artefacts.read_artefacts(store.path(artefacts.ARTEFACTS).read_text("utf-8"), artefacts.ARTEFACTS)
-    files = {name: entry for name, entry in listed["files"].items() if artefacts.under_dvc(name)}
-    absent = sum(not store.exists(name) for name in files)
+    """A clone or restored copy promises what is checked out, no other iteration."""
+    try:
+        absent = [file.path for file in cached_files(store.root, "HEAD") if not store.exists(file.path)]
+    except Missing as error:
+        absent = [str(error)]
     if absent:
-        number = listed["iteration"]
-        yield (
-            f"the data of iteration {number} is not fetched ({absent} of {len(files)} files): `dvc pull` brings it, "
-            f"`gleaner restore {number} --to DIR` proves it as well"
-        )
+        yield f"the data of this copy are not fetched ({absent[0]}; {len(absent)} in all): `dvc pull` brings them"
     elif deep:
-        yield from artefacts.check_files(store.root, files)
-    else:
-        sizes = {name: store.path(name).stat().st_size for name in files}
-        yield from (
-            f"{n}: {size} bytes, not {files[n]['size']}" for n, size in sizes.items() if size != files[n]["size"]
-        )
+        yield from committed.prove_copy(store)
+
+
+def _of_git(store: Store) -> Iterator[str]:
+    """Params, locks and pointers of each tag have the bytes of its list of artefacts."""
+    tags = repository.tags(store.root)
+    texts = repository.show_all(
+        store.root, [f"{t}:{n}" for t in tags for n in (artefacts.ARTEFACTS, *artefacts.IN_GIT)]
+    )
+    for tag in tags:
+        listed = artefacts.read_artefacts(texts.get(f"{tag}:{artefacts.ARTEFACTS}", ""), tag)["files"]
+        for name in artefacts.IN_GIT:
+            text = texts.get(f"{tag}:{name}")
+            found = None if text is None else hashlib.sha256(text.encode("utf-8", repository.FAITHFUL)).hexdigest()
+            if name in listed and found != listed[name]["sha256"]:
+                yield f"{tag}: {name} has other bytes than its list of artefacts says (a tag that was moved?)"
 
 
 def _leftovers(store: Store) -> Iterator[str]:

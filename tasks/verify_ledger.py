@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tasks import artefacts, pool, repository
 from tasks.campaign import IDENTITY
-from tasks.ledger import Ledger, task_key
+from tasks.ledger import IterationRow, Ledger, task_key
 from tasks.store import Store
 
 Check = Callable[[Store, Ledger], Iterator[str]]
@@ -92,12 +92,25 @@ def _closed_is_tagged(store: Store, ledger: Ledger) -> Iterator[str]:
     tagged = set(repository.tags(store.root))
     for name in sorted(closed - tagged):
         yield f"iteration {name} is closed in the ledger and has no tag"
+    yield from _tags_hold(store, [row for row in ledger.iterations() if repository.tag_name(row.number) in tagged])
     numbers = [row.number for row in ledger.iterations()]
     if numbers != list(range(len(numbers))):
         yield f"iterations are not numbered without gaps: {numbers}"
     exported = {repository.tag_name(row.number) for row in ledger.iterations() if row.state == "exported"}
     for name in sorted(tagged - closed - exported):
         yield f"tag {name} belongs to no exported iteration of the ledger"
+
+
+def _tags_hold(store: Store, rows: list[IterationRow]) -> Iterator[str]:
+    """A tag that was moved holds other params, or other results, than the batch was computed with."""
+    wanted = {
+        f"{repository.tag_name(row.number)}:{name}": text
+        for row in rows
+        for name, text in (("params.yaml", row.params), ("dvc.lock", row.dvc_lock))
+        if text is not None
+    }
+    found = repository.show_all(store.root, list(wanted))
+    yield from (f"{name} is not what the ledger recorded" for name in wanted if found.get(name) != wanted[name])
 
 
 def _snapshot_agrees(store: Store, ledger: Ledger) -> Iterator[str]:

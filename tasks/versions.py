@@ -1,4 +1,4 @@
-"""DVC: the bytes of every iteration. The only file that talks to DVC.
+"""DVC: the bytes of every iteration. Only this file and `tasks/remotes.py` talk to DVC.
 
 Stages run one at a time through DVC's own API; what they print goes to a log. DVC repairs and forgives silently, so
 `tasks/pointers.py` reads its files itself and names the cache objects, for `tasks/artefacts.py` to measure.
@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import GleanerError, Unreachable
-from tasks.repository import commit, git
-from tasks.store import Store, disk_error, disk_errors
+from tasks.errors import GleanerError
+from tasks.repository import commit, git, show_all, working_code
+from tasks.store import Store, disk_error, disk_errors, remove_folder
 
 SETTINGS = (
     ("core", "analytics", "false"),
@@ -27,8 +27,8 @@ SETTINGS = (
     ("core", "check_update", "false"),
     ("cache", "type", "reflink,hardlink,copy"),
 )
+LOCK = "dvc.lock"
 WORKSPACE = "workspace"  # the remote that is the workspace's own cache
-PUSHED_TO = ".gleaner/pushed_to"  # holds the URL of the remote that has every tag
 
 
 def initialise(root: Path, home: Path) -> None:
@@ -49,7 +49,7 @@ def configure(root: Path, home: Path) -> None:
     from dvc.config import Config
 
     config = Config(str(root / ".dvc"), validate=False)
-    with _edit(config, "repo") as settings:
+    with edit_settings(config, "repo") as settings:
         for section, key, value in SETTINGS:
             settings.setdefault(section, {})[key] = value
         settings.setdefault("remote", {})[WORKSPACE] = {"url": str(home.resolve() / ".dvc" / "cache")}
@@ -57,7 +57,7 @@ def configure(root: Path, home: Path) -> None:
 
 
 @contextmanager
-def _edit(config: Any, level: str) -> Iterator[Any]:
+def edit_settings(config: Any, level: str) -> Iterator[Any]:
     """Edit DVC's settings. It reads them as UTF-8 and writes them as ASCII: a folder `/home/jürgen` would stop it."""
     import configobj  # type: ignore[import-untyped]
 
@@ -73,61 +73,49 @@ def _edit(config: Any, level: str) -> Iterator[Any]:
         configobj.ConfigObj = ascii_only
 
 
-def clone(root: Path, target: Path, name: str) -> None:
-    """Clone a tag, code and data, into a new folder whose bytes are its own.
-
-    Data comes from the workspace's cache, else from its remote. Raises GleanerError when neither holds all of it.
-    """
-    git(root, "clone", "--quiet", "--no-hardlinks", "--branch", name, str(root.resolve()), str(target.resolve()))
-    now = _remote(root)  # the tag names the remote of its own time
-    origin = _origin_cache(root)
-    with _dvc(target) as repo, _edit(repo.config, "local") as settings:
-        settings["remote"] = {"source": {"url": str(root.resolve() / ".dvc" / "cache")}}
-        if now:
-            settings["remote"]["now"] = {key: value for key, value in now.items() if key != "name"}
-        if origin:
-            settings["remote"]["origin"] = {"url": str(origin)}
-    problems = []
-    for source in ("source", *(["now"] if now else []), *(["origin"] if origin else []), None):
-        try:
-            with output_to(Path(os.devnull)), _dvc(target) as repo:
-                repo.fetch(remote=source)
-                repo.checkout(force=True)
-            return
-        except GleanerError as error:
-            problems.append(str(error).partition(": ")[2].split("\nIs your cache")[0].replace("\n", " "))
-    raise GleanerError(
-        f"the data of {name} cannot be brought back, nothing was made. From {root}/.dvc/cache: {problems[0]}. "
-        f"From the remote {now.get('url', 'of its time')}: {problems[1]}. `gleaner verify` names what is missing."
-    )
-
-
-def _origin_cache(root: Path) -> Path | None:
-    """The cache of the workspace that `root` was cloned from, when that is on this machine (it may have moved)."""
-    try:
-        cache = Path(git(root, "config", "remote.origin.url").strip()) / ".dvc" / "cache"
-    except GleanerError:  # not a clone
-        return None
-    return cache if cache.is_dir() else None
-
-
 def reproduce(root: Path, stage: str, log: Path) -> bool:
     """Run one stage if anything it depends on changed; returns whether it ran. What it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    code, lock = working_code(root), _read_lock(root)
 
     def run() -> bool:
-        with output_to(log), _dvc(root, quiet=False) as repo:
+        with output_to(log), open_dvc(root, quiet=False) as repo:
             return bool(repo.reproduce(targets=[stage], single_item=True))
 
     try:  # in the main thread DVC ignores Ctrl-C until the stage ends; in another one our handler hears it at once
         with ThreadPoolExecutor(1) as executor:
-            return executor.submit(run).result()
+            ran = executor.submit(run).result()
     except GleanerError as error:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         first = next((i for i, line in enumerate(lines) if line.startswith(("error:", "Traceback"))), -5)
         raise GleanerError(
             f"stage {stage} failed: " + ("\n".join(lines[first:]) or str(error)) + f"\nIts output: {log}"
         ) from error
+    if ran:
+        _require_same_code(root, stage, code, lock)
+    return ran
+
+
+def _require_same_code(root: Path, stage: str, before: dict[str, str], lock: bytes | None) -> None:
+    """DVC hashes params and code after a stage has run: an edit in between would be recorded with the old one's result."""
+    after = working_code(root)
+    edited = sorted(name for name in before | after if before.get(name) != after.get(name))
+    if not edited:
+        return
+    remove_folder(root / ".dvc" / "cache" / "runs")  # DVC would find the result there
+    if lock is None:
+        (root / LOCK).unlink()
+    else:
+        Store(root).write_bytes(LOCK, lock)
+    raise GleanerError(
+        f"{', '.join(edited[:5])} changed while stage {stage} ran; what it made is not recorded. Nothing was sent: run "
+        "the tick again."
+    )
+
+
+def _read_lock(root: Path) -> bytes | None:
+    path = root / LOCK
+    return path.read_bytes() if path.exists() else None
 
 
 @contextmanager
@@ -153,12 +141,13 @@ def _set_environment(root: Path) -> None:
     """A private site cache: DVC makes its own world-writable."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
     site = root / ".gleaner" / "dvc-site"
-    site.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (site.parent, site):
+        folder.mkdir(exist_ok=True, mode=0o700)
     os.environ["DVC_SITE_CACHE_DIR"] = str(site)
 
 
 @contextmanager
-def _dvc(root: Path, quiet: bool = True) -> Iterator[Any]:
+def open_dvc(root: Path, quiet: bool = True) -> Iterator[Any]:
     """DVC's repository; what DVC says is left out (`quiet`), what it raises becomes a GleanerError."""
     from diskcache import Timeout  # type: ignore[import-untyped]
     from dvc.exceptions import DvcException
@@ -194,9 +183,21 @@ def _once(transact: Callable[..., Any], retry: bool = False, filename: str | Non
     return transact(False, filename)
 
 
+def heal_lock(root: Path) -> None:
+    """Bring the committed dvc.lock back where a DVC that was killed left half of one: its stages run again."""
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    with open_dvc(root) as repo:
+        try:
+            Lockfile(repo, str(root.resolve() / LOCK)).load()
+        except DvcException:
+            Store(root).write_bytes(LOCK, show_all(root, [f"HEAD:{LOCK}"]).get(f"HEAD:{LOCK}", "").encode())
+
+
 def add_data(root: Path, paths: Sequence[str]) -> None:
     """Put folders under DVC (cache + pointer)."""
-    with _dvc(root) as repo:
+    with open_dvc(root) as repo:
         repo.add([path for path in paths if Path(path).exists()])
 
 
@@ -204,7 +205,7 @@ def stage_order(root: Path) -> list[str]:
     """The pipeline's stages in the order that DVC's own graph gives."""
     import networkx  # type: ignore[import-untyped]
 
-    with _dvc(root) as repo:
+    with open_dvc(root) as repo:
         graph = repo.index.graph.reverse()
         names = {s: s.addressing for s in graph.nodes if getattr(s, "name", None)}
         ordered = networkx.lexicographical_topological_sort(graph, key=lambda s: names.get(s, ""))
@@ -213,62 +214,17 @@ def stage_order(root: Path) -> list[str]:
 
 def record_outputs(root: Path) -> None:
     """Write dvc.lock and the cache for outputs that were computed in process."""
-    with _dvc(root) as repo:
+    with open_dvc(root) as repo:
         repo.commit(force=True)
 
 
 def stale(root: Path) -> dict[str, Any]:
     """Stages whose outputs do not belong to what they depend on now, {} when all is up to date."""
-    with _dvc(root) as repo:
+    with open_dvc(root) as repo:
         return {name: why for name, why in repo.status().items() if not name.endswith(".dvc")}
 
 
 def checkout(root: Path) -> None:
     """Bring the working tree's data to what the pointers say."""
-    with _dvc(root) as repo:
+    with open_dvc(root) as repo:
         repo.checkout(force=True)
-
-
-def fetch(root: Path) -> None:
-    """Bring the data of the checked-out commit from the remote into the cache."""
-    with _dvc(root) as repo:
-        repo.fetch()
-
-
-def remote(root: Path) -> str | None:
-    """The URL of the remote that iterations are pushed to, None when the workspace's own cache is all there is."""
-    settings = _remote(root)
-    return str(settings["url"]) if settings and settings["name"] != WORKSPACE else None
-
-
-def _remote(root: Path) -> dict[str, Any]:
-    """The settings of the default remote with its name, {} when there is none."""
-    from dvc.config import Config
-
-    config = Config(str(root / ".dvc"))
-    name = config["core"].get("remote")
-    settings = config["remote"].get(name, {}) if name else {}
-    return {**settings, "url": str(settings["url"]), "name": name} if "url" in settings else {}
-
-
-def push(root: Path) -> None:
-    """Copy the iteration's data to the remote, when there is one beside the workspace itself.
-
-    A remote that is new here gets the data of every tag: iterations closed earlier must restore from it too.
-    Raises Unreachable when the remote is not there or takes nothing.
-    """
-    url = remote(root)
-    if url is None:
-        return
-    fix = "Bring it back, or choose another (`dvc remote modify`, `git commit .dvc/config`), then run the tick again."
-    if "://" not in url and not Path(url).is_dir():
-        raise Unreachable(f"the DVC remote {url} is not there (a disk that is not mounted?). Nothing was tagged. {fix}")
-    known = Store(root).path(PUSHED_TO)
-    new = not known.exists() or known.read_text(encoding="utf-8") != url
-    try:
-        with _dvc(root) as repo:
-            repo.push(all_tags=new)
-    except GleanerError as error:
-        raise Unreachable(f"the DVC remote {url} did not take the iteration's data: {error} {fix}") from error
-    if new:
-        Store(root).write_bytes(PUSHED_TO, url.encode())

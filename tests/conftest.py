@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.quick import image_folder, make_workspace, run_child
+from tests.calm import Calm
+from tests.children import run_in_child
+from tests.quick import broken, copy, image_folder, make_workspace, run_child, state, tick
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +20,15 @@ def closed_iteration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_workspace(folder / "workspace", image_folder(folder / "images"))
     run_child(root, 2)
     return root
+
+
+@pytest.fixture(scope="session")
+def calm(closed_iteration: Path, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """What an undisturbed third iteration is."""
+    after = copy(closed_iteration, tmp_path_factory.mktemp("calm") / "after")
+    ended = run_in_child(tick, after)
+    assert (ended.text, broken(after)) == ("iteration 2", [])
+    return Calm(closed_iteration, state(after), ended.passed)
 
 
 #: optional parts that tests may skip without; GLEANER_REQUIRE=fashion-mnist,shared-data makes a skip a failure

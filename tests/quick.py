@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from monitoring import run as monitor
 from tasks import embed, evaluate, report, repository, score, select, train, verify, versions
-from tasks.campaign import IDENTITY, LEDGER, open_campaign
+from tasks.campaign import IDENTITY, LEDGER, Campaign, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
 from tasks.import_labels import due, open_iteration, poll
@@ -84,13 +84,18 @@ def tick(root: Path) -> str:
         if not verdict.now:
             return verdict.why
         number = open_iteration(campaign)
-        for stage in STAGES:
-            call(stage.run, campaign.store, campaign.params)
-            checkpoint(f"stage:{stage.__name__}:after")
-        versions.record_outputs(campaign.root)
-        checkpoint("stages:recorded:after")
+        compute(campaign)
         export(campaign)
         return f"iteration {number}"
+
+
+def compute(campaign: Campaign) -> None:
+    """Run the stages of the open iteration in this process."""
+    for stage in STAGES:
+        call(stage.run, campaign.store, campaign.params)
+        checkpoint(f"stage:{stage.__name__}:after")
+    versions.record_outputs(campaign.root)
+    checkpoint("stages:recorded:after")
 
 
 def ticks_until(root: Path, iterations: int) -> None:

@@ -3,18 +3,14 @@ that nothing disturbed, or refuses with a message that says who, what and how to
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,57 +18,24 @@ from typing import Any
 
 import pytest
 
-from tasks import leftovers, repository, restore, tracking
+from flows import settings
+from tasks import leftovers, repository, tracking
 from tasks.campaign import open_campaign
 from tasks.errors import BadInput, Busy, GleanerError
-from tasks.ingest import ingest
 from tasks.lock import campaign_lock, is_locked
-from tasks.store import Store, sha256
+from tasks.stage import TICK, tick_mark
+from tasks.store import sha256
 from tasks.trackers import IterationRecord
-from tasks.verify import verify
-from tasks.workspace import init
 from tests import quick
+from tests.calm import Calm, assert_converged, kill_after
 from tests.children import context, run_in_child, start
-from tests.quick import broken, copy, edit, image_folder, state, tick
-
-POINTS_OF_INGEST = 12  # effects of a first ingest; fewer means that checkpoints were lost
-
-
-@dataclass(frozen=True)
-class Calm:
-    """A campaign whose iterations 0 and 1 are closed, and what an undisturbed tick makes of it."""
-
-    before: Path
-    state: dict[str, Any]
-    points: list[str]
-
-
-@pytest.fixture(scope="module")
-def calm(closed_iteration: Path, tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    """What an undisturbed third iteration is."""
-    after = copy(closed_iteration, tmp_path_factory.mktemp("calm") / "after")
-    ended = run_in_child(tick, after)
-    assert (ended.text, broken(after)) == ("iteration 2", [])
-    return Calm(closed_iteration, state(after), ended.passed)
+from tests.quick import broken, copy, edit, tick
 
 
 @pytest.fixture
 def root(calm: Calm, tmp_path: Path) -> Path:
     """A workspace of the test's own."""
     return copy(calm.before, tmp_path / "workspace")
-
-
-def assert_converged(root: Path, calm: Calm) -> None:
-    """The state is that of the undisturbed run, and no invariant is broken."""
-    found = state(root)
-    for part, expected in calm.state.items():
-        assert found[part] == expected, f"{part} differs"
-    assert broken(root) == []
-
-
-def kill_after(root: Path, calm: Calm, point: str) -> None:
-    """Tick and die right after a checkpoint."""
-    assert run_in_child(tick, root, kill_at=calm.points.index(point) + 1).killed
 
 
 def everything(root: Path) -> dict[str, str]:
@@ -272,147 +235,28 @@ def test_outputs_that_were_deleted_between_selection_and_tag_are_brought_back(ro
     assert_converged(root, calm)
 
 
-# DVC's remote -----------------------------------------------------------------------------------------------
+# what a killed tick leaves running --------------------------------------------------------------------------
 
 
-def set_remote(root: Path, url: Path) -> None:
-    """Make a folder the default remote and commit that, as a person would."""
-    for arguments in (("remote", "add", "--force", "far", str(url)), ("config", "core.remote", "far")):
-        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=True, capture_output=True)
-    identity = ("-c", "user.name=x", "-c", "user.email=x@localhost")
-    repository.git(root, *identity, "commit", "--quiet", "--message", "a remote", "--", ".dvc/config")
-
-
-def test_a_remote_that_is_gone_stops_before_the_tag_and_a_later_tick_finishes(
-    root: Path, calm: Calm, tmp_path: Path
-) -> None:
-    remote = tmp_path / "nas/campaign"
-    set_remote(root, remote)
-    with pytest.raises(GleanerError, match=r"DVC remote .*nas/campaign is not there.*Nothing was tagged"):
-        tick(root)
-    assert not remote.exists(), "a disk that is not mounted must not be replaced by a folder"
-    assert repository.tags(root) == ["iter-0000", "iter-0001"]
-    remote.mkdir(parents=True)
-    assert tick(root) == "recovered"
-    assert_converged(root, calm)
-    assert any(remote.rglob("files/md5/*/*"))
-
-
-def test_a_remote_that_takes_nothing_stops_before_the_tag_and_a_later_tick_finishes(
-    root: Path, calm: Calm, tmp_path: Path
-) -> None:
-    remote = tmp_path / "remote"
-    remote.mkdir()
-    (remote / "files").write_text("a file where DVC wants a folder\n")
-    set_remote(root, remote)
-    with pytest.raises(GleanerError, match=r"DVC remote .*/remote did not take the iteration's data"):
-        tick(root)
-    assert repository.tags(root) == ["iter-0000", "iter-0001"]
-    (remote / "files").unlink()
-    assert tick(root) == "recovered"
-    assert_converged(root, calm)
-
-
-def test_a_fresh_clone_restores_from_the_remote_alone(root: Path, tmp_path: Path) -> None:
-    remote = tmp_path / "remote"
-    remote.mkdir()
-    set_remote(root, remote)
-    assert tick(root) == "iteration 2"
-    clone = tmp_path / "clone"
-    repository.git(tmp_path, "clone", "--quiet", str(root), str(clone))
-    (root / ".dvc/cache").rename(tmp_path / "out of reach")
-    for number in (0, 1, 2):  # those closed before there was a remote, too
-        assert restore.restore(clone, number, tmp_path / f"copy-{number}") > 20
-
-
-# disk full --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def small_disk(path: Path) -> Iterator[Path]:
-    """A file system of 24 MB; skips where mounting one is not permitted."""
-    path.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], capture_output=True, text=True, check=False
-    )
-    if mount.returncode:
-        pytest.skip(f"small-disk: a small disk cannot be mounted here: {mount.stderr.strip()}")
+def test_only_what_dead_ticks_of_this_workspace_left_is_ended(root: Path, tmp_path: Path) -> None:
+    pid, began, _ = tick_mark(root).split(" ", 2)
+    marks = {
+        "ours, the id used again": f"{pid} {int(began) - 1} {root}",
+        "ours, alive": f"{pid} {began} {root}",
+        "of another workspace": f"{pid} {int(began) - 1} {tmp_path / 'other'}",
+    }
+    left = {
+        name: subprocess.Popen(["sleep", "60"], env={**os.environ, TICK: mark, "PREFECT_HOME": "/somewhere/else"})
+        for name, mark in marks.items()
+    }
     try:
-        yield path
+        assert settings.end_orphans(root) == [left["ours, the id used again"].pid]
+        assert left["ours, the id used again"].wait(10) == -signal.SIGTERM
+        assert [name for name, process in left.items() if process.poll() is None] == list(marks)[1:]
     finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def fill(disk: str, leave: int = 0) -> None:
-    """Take all room of a disk but `leave` bytes."""
-    status = os.statvfs(disk)
-    descriptor = os.open(os.path.join(disk, "filler"), os.O_CREAT | os.O_WRONLY)
-    os.posix_fallocate(descriptor, 0, status.f_bavail * status.f_frsize - leave)
-    os.close(descriptor)
-
-
-def fills_at(point: str, disk: str) -> None:
-    """A twin whose disk is full from a checkpoint on."""
-    import tasks.checkpoint
-
-    original = tasks.checkpoint.checkpoint
-
-    def filling(name: str) -> None:
-        original(name)
-        if name == point:
-            fill(disk)
-
-    for module in list(sys.modules.values()):
-        if getattr(module, "checkpoint", None) is original:
-            module.checkpoint = filling  # type: ignore[attr-defined]
-
-
-def assert_survives_full_disk(root: Path, calm: Calm, disk: Path, twin: Any = None) -> None:
-    """The tick fails with one clear error and no tag; with room again, the next ticks converge."""
-    ended = run_in_child(tick, root, twin=twin)
-    assert "GleanerError" in ended.kinds, f"{ended.error}: {ended.text}"
-    assert re.search(r"No space left|disk is full|disk I/O error|Out of diskspace|0 MB are free", ended.text), (
-        ended.text
-    )
-    assert str(root) in ended.text, "names the place"
-    tagged = {"iter-0002"} & set(repository.tags(root))
-    assert not tagged or "close:tag:after" in ended.passed
-    (disk / "filler").unlink()
-    assert [line for line in broken(root) if not line.startswith("I9")] == [], "the old state is intact"
-    assert tick(root) in ("iteration 2", "recovered")
-    assert_converged(root, calm)
-
-
-PHASES = (
-    "import:store:before",
-    "open:ledger:after",
-    "stage:tasks.select:after",
-    "oracle:create:before",
-    "export:push:after",
-    "close:outcome:after",
-    "close:artefacts:after",
-    "close:push:after",
-    "close:commit:after",
-    "close:tag:after",
-)
-
-
-@pytest.mark.parametrize(
-    "phase", [pytest.param(phase, marks=[pytest.mark.slow] * (place % 2)) for place, phase in enumerate(PHASES)]
-)
-def test_a_disk_that_fills_up_at_any_phase_costs_nothing_but_time(calm: Calm, phase: str, tmp_path: Path) -> None:
-    assert phase in calm.points
-    with small_disk(tmp_path / "disk") as disk:
-        root = copy(calm.before, disk / "workspace")
-        assert_survives_full_disk(root, calm, disk, partial(fills_at, phase, str(disk)))
-
-
-@pytest.mark.parametrize("room", [0, 256, 1024])
-def test_with_little_room_left_no_step_hangs_or_loses_anything(calm: Calm, room: int, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        root = copy(calm.before, disk / "workspace")
-        fill(str(disk), room * 1024)
-        assert_survives_full_disk(root, calm, disk)
+        for process in left.values():
+            process.kill()
+            process.wait()
 
 
 # clocks, trackers -------------------------------------------------------------------------------------------
@@ -478,105 +322,3 @@ def _runs(root: Path) -> list[str]:
     client = MlflowClient(f"sqlite:///{root}/.gleaner/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     return sorted(run.info.run_name for run in runs if run.info.run_name.startswith("iteration"))
-
-
-# ingest -----------------------------------------------------------------------------------------------------
-
-
-def _ingest(root: Path) -> int:
-    return ingest(root, root.parent / "images").accepted
-
-
-def _ingested(root: Path) -> dict[str, Any]:
-    data = {p.relative_to(root).as_posix(): sha256(p) for p in sorted((root / "data/pool").rglob("*")) if p.is_file()}
-    texts = {name: (root / name).read_text() for name in ("data/pool.dvc", "params.yaml")}
-    sources = Store(root).read_json("data/campaign.json")["sources"]
-    return {**data, **texts, "sources": sources, "git": repository.git(root, "status", "--porcelain")}
-
-
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
-def test_an_ingest_killed_at_any_effect_converges(part: int, tmp_path: Path) -> None:
-    image_folder(tmp_path / "images")
-    (tmp_path / "images/0/broken.png").write_bytes(b"")
-    init(quick.TEMPLATE, tmp_path / "new", "quick")
-    edit(tmp_path / "new", quick.CHANGES)
-    ended = run_in_child(_ingest, copy(tmp_path / "new", tmp_path / "calm"))
-    assert ended.error == "", ended.text
-    expected = _ingested(tmp_path / "calm")
-    assert expected["git"] == "" and len(ended.passed) >= POINTS_OF_INGEST
-    for point, name in list(enumerate(ended.passed, start=1))[part::3]:
-        root = copy(tmp_path / "new", tmp_path / f"at-{point}")
-        assert run_in_child(_ingest, root, kill_at=point).killed, name
-        assert run_in_child(_ingest, root).error == "", name
-        assert _ingested(root) == expected, f"killed at {name}"
-        assert verify(root) == [], f"killed at {name}"
-
-
-# killed from outside ----------------------------------------------------------------------------------------
-
-BY_HAND = """
-import subprocess, sys
-for step in (["-m", "tasks.import_labels"], ["-m", "dvc", "repro"], ["-m", "tasks.export"]):
-    if subprocess.run([sys.executable, *step]).returncode:
-        sys.exit(1)
-"""
-
-
-def _environment(root: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW", "GLEANER"))}
-    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, "PYTHONPATH": str(root), "DVC_SITE_CACHE_DIR": str(root / ".gleaner/dvc-site")}
-
-
-def _run(root: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        cwd=root,
-        env=_environment(root),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _outcome(root: Path) -> dict[str, Any]:
-    """What must not differ: what was asked, answered and tagged."""
-    found = state(root)
-    ledger = {name: found["ledger"][name] for name in ("selection", "outbox", "label_event", "answer")}
-    return {"ledger": ledger, "tags": found["tags"], "tool": found["tool"]}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("group", [True, False], ids=["whole group", "parent only"])
-@pytest.mark.parametrize("way", ["by hand", "gleaner tick"])
-def test_killed_from_outside_at_a_random_moment_it_recovers(calm: Calm, tmp_path: Path, way: str, group: bool) -> None:
-    command = [sys.executable, "-c", BY_HAND] if way == "by hand" else [sys.executable, "-m", "flows.cli", "tick"]
-    undisturbed = copy(calm.before, tmp_path / "undisturbed")
-    began = time.monotonic()
-    assert _run(undisturbed, command).wait(300) == 0
-    length = time.monotonic() - began
-    moments = random.Random(hashlib.sha256(f"{way} {group}".encode()).digest())
-    for attempt in range(3):
-        root = copy(calm.before, tmp_path / f"killed-{attempt}")
-        process = _run(root, command)
-        time.sleep(length * moments.random())
-        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
-        process.wait()
-        if not group:
-            _end_orphans(process.pid)
-        if "iter-0002" not in repository.tags(root) or quick.closed(root) < 3:
-            assert _run(root, command).wait(300) == 0
-        assert _outcome(root) == _outcome(undisturbed)
-        assert broken(root) == []
-
-
-def _end_orphans(group: int) -> None:
-    """Children of a killed parent may run on for a moment; what they hold they must not keep."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.2)
-    os.killpg(group, signal.SIGKILL)

@@ -70,13 +70,14 @@ FLOOR_2 = {
     "tasks/store.py", "tasks/ledger.py", "tasks/ledger_tables.py", "tasks/ledger_events.py", "tasks/lock.py", "tasks/versions.py", "tasks/repository.py", "tasks/inputs.py",
     "tasks/features.py", "tasks/head.py", "tasks/acquire.py", "tasks/pool.py", "tasks/snapshot.py", "tasks/artefacts.py",
     "tasks/sightings.py", "tasks/looking.py", "tasks/counts.py", "tasks/intake.py", "tasks/stage.py", "tasks/campaign.py", "tasks/rebuilding.py",
-    "tasks/pointers.py", "tasks/originals.py", "tasks/findings.py", "tasks/leftovers.py",
+    "tasks/pointers.py", "tasks/remotes.py", "tasks/digests.py", "tasks/committed.py", "tasks/originals.py", "tasks/findings.py", "tasks/leftovers.py",
     "monitoring/scores.py", "monitoring/frames.py",
 }  # fmt: skip
 VENDORS = {
     "prefect": ("flows/",),
     "mlflow": ("tasks/trackers/mlflow.py",),
-    "dvc": ("tasks/versions.py",),
+    "dvc": ("tasks/versions.py", "tasks/remotes.py"),
+    "dvc_data": ("tasks/remotes.py",),
     "great_expectations": ("monitoring/tables.py",),
     # versions.py opens no database: it catches what DVC's own database of file states raises
     "sqlite3": (

@@ -185,13 +185,13 @@ def test_status_and_verify_work_in_a_copy(restored: Path) -> None:
     assert verify(restored) == verify(restored, deep=True) == []
     (restored / "data/scores.parquet").unlink()
     (found,) = verify(restored)
-    assert "not fetched (1 of" in found.what
+    assert "not fetched (data/scores.parquet; 1 in all)" in found.what
 
 
 def test_dvc_repro_executes_nothing_in_a_copy(restored: Path) -> None:
     before = contents(restored)
     assert versions.stale(restored) == {}
-    with versions._dvc(restored) as repo:
+    with versions.open_dvc(restored) as repo:
         assert repo.reproduce() == []
     assert contents(restored) == before
 

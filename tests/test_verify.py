@@ -265,7 +265,7 @@ def test_a_tag_without_an_iteration_is_found(root: Path) -> None:
 def test_a_clone_without_data_says_so_in_one_line(root: Path, tmp_path: Path) -> None:
     repository.git(tmp_path, "clone", "--quiet", str(root), str(tmp_path / "clone"))
     (violation,) = verify(tmp_path / "clone")
-    assert "data of iteration 1 is not fetched" in violation.what and "dvc pull" in violation.what
+    assert "data of this copy are not fetched" in violation.what and "dvc pull" in violation.what
     assert verify(tmp_path / "clone", deep=True) == [violation]
 
 

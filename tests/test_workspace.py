@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import repository
-from tasks.campaign import IDENTITY
+from tasks.campaign import IDENTITY, open_campaign
 from tasks.errors import BadInput
 from tasks.lock import campaign_lock
 from tasks.params import parse
 from tasks.params_sections import Params
 from tasks.params_text import read
 from tasks.workspace import init, set_value
-from tests.quick import copy
+from tests.quick import copy, edit, image_folder, make_workspace, tick
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -315,6 +315,19 @@ def test_a_mistake_in_params_is_told_before_any_effect(made: Path, tmp_path: Pat
     assert {p: p.stat().st_mtime_ns for p in before if p.exists()} == before
     new = {p.name for p in mine.rglob("*") if p.is_file() and p not in before and "__pycache__" not in str(p)}
     assert new == set()
+
+
+def test_a_budget_without_room_for_a_first_batch_opens_nothing(
+    tmp_path: Path,
+) -> None:
+    root = make_workspace(tmp_path / "deer", image_folder(tmp_path / "images"))
+    edit(root, {"stop.labels": 1})
+    with pytest.raises(BadInput, match="stop.labels leaves 1 labels, but the first batch needs at least one"):
+        tick(root)
+    with open_campaign(root, "look") as campaign:
+        assert campaign.ledger.latest() is None
+    edit(root, {"stop.labels": 40})
+    assert tick(root) == "iteration 0"
 
 
 def test_params_has_a_class_for_every_section() -> None:
