@@ -173,6 +173,14 @@ def broken(root: Path) -> list[str]:
     return [f"{v.invariant}: {v.what}" for v in verify.verify(root, deep=True)]
 
 
+def found(root: Path, *, deep: bool = False) -> dict[str, str]:
+    """Invariant -> all that is wrong with it."""
+    texts: dict[str, str] = {}
+    for violation in verify.verify(root, deep=deep):
+        texts[violation.invariant] = texts.get(violation.invariant, "") + violation.what + "\n"
+    return texts
+
+
 __all__ = [
     "Store",
     "broken",
