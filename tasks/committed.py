@@ -16,7 +16,7 @@ from tasks.digests import Digest, digest, digests
 from tasks.errors import GleanerError
 from tasks.features import pool_shard
 from tasks.ledger import IterationRow
-from tasks.pointers import POINTERS, cached_files, data_hashes
+from tasks.pointers import POINTERS, Missing, cached_files, data_hashes
 from tasks.store import Store
 
 POOL, INPUTS = "data/pool.dvc", "data/inputs.dvc"
@@ -31,7 +31,13 @@ def read_again(store: Store, names: Iterable[str]) -> dict[str, Digest]:
 
 def require(store: Store, row: IterationRow | None) -> None:
     """Raise GleanerError that names what differs. `row` is the newest iteration in the ledger."""
-    _refuse(store, differences(store, row))
+    try:
+        found = differences(store, row)
+    except Missing as error:
+        raise GleanerError(
+            f"{error} `dvc pull` brings it from a remote, `dvc commit --force` from the files that are here."
+        ) from error
+    _refuse(store, found)
 
 
 def require_pool(store: Store) -> None:

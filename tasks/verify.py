@@ -8,7 +8,6 @@ without it sizes and presence are compared. The names I1 … I9 are those of doc
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import artefacts, committed, disclosure, pool, repository
+from tasks import committed, disclosure, pool, repository, verify_tags
 from tasks.campaign import IDENTITY, LEDGER, utc_now
 from tasks.digests import digests
 from tasks.errors import BadInput, GleanerError
@@ -25,11 +24,10 @@ from tasks.features import pool_shard
 from tasks.ledger import Damaged, Ledger, open_ledger, require_no_loss
 from tasks.leftovers import stale_locks, unfinished
 from tasks.lock import is_locked
-from tasks.pointers import POINTERS, Missing, cached_files, data_hashes, listed_files
 from tasks.serving import FOLDER as SERVING
 from tasks.store import Store, sha256
 from tasks.tables import LABELS
-from tasks.verify_ledger import CHECKS, Check, forked_at
+from tasks.verify_ledger import CHECKS, Check
 
 MANY = 20  # violations of one invariant that are listed; the rest is counted
 #: what reading a damaged file can raise beside GleanerError (a damaged Parquet file: ValueError)
@@ -55,8 +53,8 @@ def verify(root: Path, *, deep: bool = False) -> list[Violation]:
         ("the ledger is there", lambda: _lost(store)),
         ("I6 every file is accounted for", lambda: _ingest(store)),
         ("splits and groups", lambda: _splits(store)),
-        ("I4 a tag restores", lambda: _tags(store, deep)),
-        ("I4 what git holds of a tag", lambda: _of_git(store)),
+        ("I4 a tag restores", lambda: verify_tags.restorable(store, deep)),
+        ("I4 what git holds of a tag", lambda: verify_tags.held_by_git(store)),
         ("I9 nothing half-written", lambda: _leftovers(store)),
         ("I3 annotators saw the bytes we know", lambda: _serving(store, deep)),
         ("I7 no secret in files", lambda: disclosure.secrets_in_files(store, deep)),
@@ -154,98 +152,6 @@ def _splits(store: Store) -> Iterator[str]:
         for item, arm in zip(*labels.values(), strict=True):
             if (splits.get(item) == "holdout") != (arm == "holdout"):
                 yield f"label of item {item[:12]}: arm {arm}, but its split is {splits.get(item)}"
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """Bytes that tags promise: what they are called, and which tags those are."""
-
-    name: str
-    entry: artefacts.Entry
-    where: Path | None
-    tags: list[str]
-
-
-def _tags(store: Store, deep: bool) -> Iterator[str]:
-    """Every tag's files are in the cache. Each object is looked at once, however many tags share it."""
-    data_hashes(store.root)  # pointers of the working tree: an empty one is refused
-    tags = repository.tags(store.root)
-    if not store.exists(LEDGER):
-        yield from _copy(store, deep)
-        return
-    first = forked_at(store)
-    texts = repository.show_all(
-        store.root, [f"{tag}:{name}" for tag in tags for name in (artefacts.ARTEFACTS, *POINTERS)]
-    )
-    problems: dict[str, list[str]] = {}
-    wanted: dict[tuple[str, str, int], _Wanted] = {}
-    for tag in tags:
-        own = first is None or tag >= repository.tag_name(first)  # earlier data stays with the other campaign
-        for problem in _gather(store.root, tag, texts, wanted, own):
-            problems.setdefault(problem, []).append(tag)
-    for promise in wanted.values():
-        found = artefacts.check_object(promise.name, promise.entry, promise.where, read=deep)
-        if found is not None:
-            problems.setdefault(found, []).extend(promise.tags)
-    for problem, names in problems.items():
-        yield f"{_span(names)}: {problem}"
-
-
-def _gather(
-    root: Path, tag: str, texts: dict[str, str], wanted: dict[tuple[str, str, int], _Wanted], own: bool
-) -> Iterator[str]:
-    """Note what a tag promises; yields what is wrong with its lists."""
-    where = f"{tag}:{artefacts.ARTEFACTS}"
-    listed = artefacts.read_artefacts(texts.get(where, ""), where)
-    if repository.tag_name(listed["iteration"]) != tag:
-        yield f"its list of artefacts is of iteration {listed['iteration']}"
-    pointers = {name: texts[f"{tag}:{name}"] for name in POINTERS if f"{tag}:{name}" in texts}
-    try:
-        objects = {file.path: file.object for file in listed_files(root, pointers)}
-    except Missing as error:
-        if own:
-            yield str(error)
-        return
-    except GleanerError as error:
-        yield str(error)
-        return
-    for name, entry in listed["files"].items():
-        place = objects.get(name)
-        if artefacts.under_dvc(name) and (own or (place is not None and place.exists())):
-            key = str(place or name), entry["sha256"], entry["size"]
-            wanted.setdefault(key, _Wanted(name, entry, place, [])).tags.append(tag)
-
-
-def _span(tags: list[str]) -> str:
-    """Tags as one reads them: iter-0003, or iter-0000 … iter-0007 (8 tags)."""
-    return tags[0] if len(tags) == 1 else f"{tags[0]} … {tags[-1]} ({len(tags)} tags)"
-
-
-def _copy(store: Store, deep: bool) -> Iterator[str]:
-    """A clone or restored copy promises what is checked out, no other iteration."""
-    try:
-        absent = [file.path for file in cached_files(store.root, "HEAD") if not store.exists(file.path)]
-    except Missing as error:
-        absent = [str(error)]
-    if absent:
-        yield f"the data of this copy are not fetched ({absent[0]}; {len(absent)} in all): `dvc pull` brings them"
-    elif deep:
-        yield from committed.prove_copy(store)
-
-
-def _of_git(store: Store) -> Iterator[str]:
-    """Params, locks and pointers of each tag have the bytes of its list of artefacts."""
-    tags = repository.tags(store.root)
-    texts = repository.show_all(
-        store.root, [f"{t}:{n}" for t in tags for n in (artefacts.ARTEFACTS, *artefacts.IN_GIT)]
-    )
-    for tag in tags:
-        listed = artefacts.read_artefacts(texts.get(f"{tag}:{artefacts.ARTEFACTS}", ""), tag)["files"]
-        for name in artefacts.IN_GIT:
-            text = texts.get(f"{tag}:{name}")
-            found = None if text is None else hashlib.sha256(text.encode("utf-8", repository.FAITHFUL)).hexdigest()
-            if name in listed and found != listed[name]["sha256"]:
-                yield f"{tag}: {name} has other bytes than its list of artefacts says (a tag that was moved?)"
 
 
 def _leftovers(store: Store) -> Iterator[str]:

@@ -111,6 +111,16 @@ def test_a_workspace_that_only_gleaner_touched_is_as_committed(root: Path) -> No
     assert broken(root) == [], "while an iteration is open, too"
 
 
+def test_a_lost_cache_is_filled_again_from_the_files_that_are_there(root: Path) -> None:
+    shutil.rmtree(root / ".dvc/cache")
+    with pytest.raises(GleanerError, match=r"missing in the cache. .*`dvc commit --force` from the files") as refused:
+        tick(root)
+    assert "data/pool" in str(refused.value)
+    subprocess.run(["dvc", "commit", "--force"], cwd=root, check=True, capture_output=True)
+    assert tick(root) == "iteration 2"
+    assert all("iter-0002" not in violation.what for violation in verify(root))
+
+
 # an ingest that was interrupted -----------------------------------------------------------------------------
 
 
