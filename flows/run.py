@@ -18,6 +18,7 @@ from flows import settings
 from tasks import tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.errors import Unreachable
+from tasks.export import send_again
 from tasks.import_labels import due, poll
 from tasks.progress import refused
 
@@ -44,11 +45,17 @@ def look(root: Path) -> Idle | None:
             return None
         poll(campaign)
         verdict = due(campaign)
-        return (
-            None
-            if verdict.now
-            else Idle(verdict.why, verdict.waiting, (*_refused(campaign), *tracking.flush(campaign)))
-        )
+        if verdict.now:
+            return None
+        again = _sent_again(campaign) if verdict.waiting else []
+        return Idle(verdict.why, verdict.waiting, (*again, *_refused(campaign), *tracking.flush(campaign)))
+
+
+def _sent_again(campaign: Campaign) -> list[str]:
+    count = send_again(campaign)
+    return [f"{count} tasks were gone from the labeling tool and were sent again: {campaign.tool.address}"] * (
+        count > 0
+    )
 
 
 def _refused(campaign: Campaign) -> list[str]:

@@ -6,6 +6,7 @@ with open_campaign(Path("."), "tick") as campaign:
 
 from __future__ import annotations
 
+import json
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -69,7 +70,17 @@ class Campaign:
                 f"params.yaml: labeling.classes: needs at least two different class names, has {list(classes)}. "
                 'The source knows none; write them down, e.g. ["deer", "fox", "empty"].'
             )
-        return classes
+        known = tuple(json.loads(self.ledger.get("classes") or "[]"))
+        missing = [name for name in known if name not in classes]
+        if missing:
+            raise BadInput(
+                f"params.yaml: labeling.classes: {missing[0]!r} is missing, but annotators were asked with it. Classes can "
+                f"be added, not removed. Known: {', '.join(known)}."
+            )
+        return (
+            *known,
+            *(name for name in classes if name not in known),
+        )  # answers and predictions count from the first
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

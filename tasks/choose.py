@@ -77,13 +77,15 @@ def later_plan(batch: int, control: float, holdout: int, remaining: int | None) 
     return Plan(active=size - random, control=random, holdout=min(holdout, left))
 
 
-def first_plan(first_batch: int, holdout: int, remaining: int | None) -> Plan:
-    """Shares while there are no training labels: the seed batch plus the holdout.
+def first_plan(first_batch: int, holdout: int, remaining: int | None, *, begun: bool = False) -> Plan:
+    """Shares while there are no training labels: the seed batch plus the holdout. `begun`: some were asked about.
 
-    Raises BadInput when the budget leaves nothing for one of the two.
+    Raises BadInput when the budget leaves nothing for one of the two from the beginning.
     """
     if remaining is None:
         return Plan(seed=first_batch, holdout=holdout)
+    if begun and remaining < 2:  # what was asked so far was skipped
+        return Plan(seed=remaining)
     if remaining < 1 + (holdout > 0):
         raise BadInput(
             f"stop.labels leaves {remaining} labels, but the first batch needs at least one to train on"

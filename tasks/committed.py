@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tasks import artefacts, pool, repository
 from tasks.digests import Digest, digest, digests
-from tasks.errors import GleanerError
+from tasks.errors import BadInput, GleanerError
 from tasks.features import pool_shard
 from tasks.ledger import IterationRow
 from tasks.pointers import POINTERS, Missing, cached_files, data_hashes
@@ -21,6 +21,7 @@ from tasks.store import Store
 
 POOL, INPUTS = "data/pool.dvc", "data/inputs.dvc"
 CARRIED = "data/inputs/previous/"
+BACK = "git checkout HEAD -- dvc.lock data && dvc checkout --force"  # HEAD: DVC stages what it writes
 Read = Callable[[Store, Iterable[str]], dict[str, Digest]]
 
 
@@ -31,6 +32,7 @@ def read_again(store: Store, names: Iterable[str]) -> dict[str, Digest]:
 
 def require(store: Store, row: IterationRow | None) -> None:
     """Raise GleanerError that names what differs. `row` is the newest iteration in the ledger."""
+    require_history(store, row)
     try:
         found = differences(store, row)
     except Missing as error:
@@ -45,13 +47,37 @@ def require_pool(store: Store) -> None:
     _refuse(store, list(pool_losses(store)))
 
 
+def require_history(store: Store, row: IterationRow | None) -> None:
+    """Raise GleanerError where the ledger and the branch that is checked out end at different iterations."""
+    if row is None:
+        return
+    where = f"HEAD:{artefacts.ARTEFACTS}"
+    text = repository.show_all(store.root, [where]).get(where)
+    here = artefacts.read_artefacts(text, where)["iteration"] if text else -1
+    closed = row.number if row.state == "closed" else row.number - 1
+    if here == closed or (here == row.number and row.state in ("selected", "exported")):
+        return
+    if here > closed:  # it would ask again what was asked
+        raise GleanerError(
+            f"{store.root}: the newest commit is of iteration {here}, the ledger ends at {closed}: the ledger is an older "
+            f"copy. Put the newest one back, or go on from the tag: gleaner restore {here} --to DIR, then gleaner fork "
+            "--workspace DIR."
+        )
+    branches = repository.branches_with(store.root, repository.tag_name(closed))
+    back = f"`git switch {branches[0]} && dvc checkout --force` returns to it" if branches else "its commit is gone"
+    raise BadInput(
+        f"{store.root}: this branch ends at iteration {here}, the ledger's newest closed one is {closed}: {back}. To go on "
+        f"from an older one: `gleaner restore {max(here, 0)} --to DIR`, then `gleaner fork --workspace DIR`."
+    )
+
+
 def _refuse(store: Store, found: list[str]) -> None:
     if found:
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise GleanerError(
             f"the data in {store.root} are not those that were committed: {'; '.join(found[:5])}{more}. If an ingest was "
-            "interrupted, `gleaner ingest` finishes it; else `git checkout -- dvc.lock data && dvc checkout --force` "
-            "brings the committed data back. Then run the command again."
+            f"interrupted, `gleaner ingest` finishes it; else `{BACK}` brings the committed data back. Then run the "
+            "command again."
         )
 
 

@@ -8,6 +8,7 @@ outbox it is never computed again; its stored hash is asserted instead.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.closing import Closed, close
 from tasks.errors import Blocked, GleanerError
 from tasks.findings import blocking
 from tasks.inputs import read_iteration
-from tasks.labeling import Task
+from tasks.labeling import Receipt, Task
 from tasks.ledger import Frozen, IterationRow, task_key
 from tasks.progress import reason_to_stop
 from tasks.stage import guarded
@@ -56,12 +57,24 @@ def _select(campaign: Campaign, row: IterationRow) -> None:
     stop = reason_to_stop(campaign, [_measured(metrics)], len(campaign.ledger.asked()))
     selection = [] if stop else campaign.store.read_table(SELECTION).to_pylist()
     if selection:
+        _require_within_budget(campaign, len(selection))
         gate(campaign.store, row.number, campaign.ledger.accepted(row.number))
         serving.serve(campaign, [item["item_id"] for item in selection])
     campaign.ledger.put(f"stop:{row.number}", stop or "")
+    campaign.ledger.put("classes", json.dumps(read_iteration(campaign.store).classes))
     checkpoint("export:select:before")
     campaign.ledger.select(row.number, campaign.id, selection, frozen)
     checkpoint("export:select:after")
+
+
+def _require_within_budget(campaign: Campaign, size: int) -> None:
+    """stop.labels may have been lowered since the batch was computed."""
+    spent, budget = len(campaign.ledger.asked()), campaign.params.stop.labels
+    if budget and spent + size > budget:
+        raise GleanerError(
+            f"the batch of {size} labels does not fit: {spent} of stop.labels {budget} are spent. Nothing was sent: run "
+            "`gleaner tick`, or `python -m tasks.import_labels && dvc repro`, which compute a batch that fits."
+        )
 
 
 def _freeze(campaign: Campaign, row: IterationRow) -> Frozen:
@@ -147,8 +160,23 @@ def _push(campaign: Campaign, number: int) -> None:
     checkpoint("export:sent:after")
 
 
+def send_again(campaign: Campaign) -> int:
+    """Push tasks of the newest batch once more that wait for an answer and that the tool has lost; returns how many."""
+    row, tool = campaign.ledger.latest(), campaign.tool
+    pending = {item.item_id for item in campaign.ledger.asked() if item.state == "pending"}
+    if row is None or row.state != "closed":
+        return 0
+    waiting = [task for task in campaign.ledger.batch(row.number) if task["item_id"] in pending]
+    lost = set(tool.lost([Receipt(task["key"], task["task_id"]) for task in waiting]))
+    if lost:
+        receipts = tool.push([task for task in _tasks(campaign, row.number) if task.key in lost])
+        checkpoint("export:again:after")
+        campaign.ledger.sent_again(tool.instance, receipts)
+    return len(lost)
+
+
 def _tasks(campaign: Campaign, number: int) -> list[Task]:
-    batch = campaign.ledger.batch(number)
+    batch, classes = campaign.ledger.batch(number), read_iteration(campaign.store).classes
     images = serving.serve(campaign, [row["item_id"] for row in batch])
     return [
         Task(
@@ -159,7 +187,7 @@ def _tasks(campaign: Campaign, number: int) -> list[Task]:
             arm=row["arm"],
             image=images[row["item_id"]],
             utility=row["utility"],
-            predicted=campaign.classes[row["predicted"]] if row["predicted"] >= 0 else None,
+            predicted=classes[row["predicted"]] if row["predicted"] >= 0 else None,
             confidence=row["confidence"] if row["predicted"] >= 0 else None,
         )
         for row in batch

@@ -19,8 +19,8 @@ from tasks import committed, inputs, pool, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
-from tasks.errors import BadInput, GleanerError
-from tasks.export import finish_exported
+from tasks.errors import BadInput, did_you_mean
+from tasks.export import finish_exported, send_again
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
 from tasks.progress import history, reason_to_stop
@@ -91,7 +91,7 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
     if answered >= needed:
         return Due(True, f"{answered} of {len(batch)} tasks are answered")
-    _require_same_tool(campaign, latest.number)
+    _require_same_tool(campaign, latest.number, answered)
     hours = campaign.params.labeling.deadline_hours
     if hours and answered and latest.closed_at and _hours_since(latest.closed_at) >= hours:
         return Due(True, f"the deadline of {hours} h has passed with {answered} of {len(batch)} tasks answered")
@@ -102,14 +102,15 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     )
 
 
-def _require_same_tool(campaign: Campaign, number: int) -> None:
+def _require_same_tool(campaign: Campaign, number: int, answered: int) -> None:
     """Tasks that wait at another tool, or at another server of the same one, would never be answered."""
     here = campaign.tool.instance
     elsewhere = {task["instance"] for task in campaign.ledger.batch(number)} - {here}
     if elsewhere:
         raise BadInput(
             f"iteration {number} waits for answers at {', '.join(sorted(elsewhere))}, but params.yaml names {here} "
-            "(labeling.tool). Set the tool back until they are in, or lower labeling.quorum to go on without them."
+            "(labeling.tool). Set the tool back until they are in"
+            + (f", or lower labeling.quorum to go on with the {answered} that are." if answered else ".")
         )
 
 
@@ -119,13 +120,13 @@ def _hours_since(moment: str) -> float:
 
 def open_iteration(campaign: Campaign) -> int:
     """Open the next iteration, or go on with the one that is open, and freeze its inputs. Returns its number."""
+    _require_known(campaign)
     latest = campaign.ledger.latest()
     committed.require(campaign.store, latest)
     if latest is None or latest.state == "closed":
         checkpoint("open:ledger:before")
         latest = campaign.ledger.open_iteration(repository.head(campaign.root))
         checkpoint("open:ledger:after")
-    _require_newest_ledger(campaign, latest)
     inputs.freeze(campaign.store, iteration_of(campaign, latest), tables(campaign, latest))
     checkpoint("open:freeze:after")
     versions.heal_lock(campaign.root)
@@ -134,14 +135,16 @@ def open_iteration(campaign: Campaign) -> int:
     return latest.number
 
 
-def _require_newest_ledger(campaign: Campaign, row: IterationRow) -> None:
-    """An iteration that is open has no tag yet. An older copy of the ledger would ask again what was asked."""
-    name = repository.tag_name(row.number)
-    if row.state == "open" and name in repository.tags(campaign.root):
-        raise GleanerError(
-            f"iteration {row.number} is open in {LEDGER}, but the tag {name} says that it is closed: the ledger is an older "
-            f"copy. Put the newest one back, or go on from the tag: gleaner restore {row.number} --to DIR, then "
-            "gleaner fork --workspace DIR."
+def _require_known(campaign: Campaign) -> None:
+    """A slip of the pen in select.exclude would ask about what must never be asked about."""
+    excluded = campaign.params.select.exclude
+    if not excluded:
+        return
+    known = pool.read_manifest(campaign.store)["uri"].to_pylist()
+    for name in set(excluded) - set(known):
+        raise BadInput(
+            f"params.yaml: select.exclude: {name!r} is no image of the pool (names as in data/pool/manifest.parquet; of "
+            f"images with the same bytes the first).{did_you_mean(name, known)}"
         )
 
 
@@ -205,6 +208,8 @@ def main() -> None:
             )
         else:
             print(f"{answers} new answers; nothing is due: {verdict.why}.")
+            if verdict.waiting and (again := send_again(campaign)):
+                print(f"{again} tasks were gone from the labeling tool and were sent again: {campaign.tool.address}")
 
 
 if __name__ == "__main__":

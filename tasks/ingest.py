@@ -33,8 +33,10 @@ def ingest(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
         latest = campaign.ledger.latest()
         if latest is not None and latest.state != "closed":
             raise BadInput(
-                f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick"
+                f"iteration {latest.number} is under way; its inputs are frozen. Finish it first: gleaner tick (with "
+                "pool.size and pool.mode as they were)"
             )
+        committed.require_history(campaign.store, latest)
         committed.require_pool(campaign.store)
         params = campaign.params if source is None else _point_at(campaign, source)
         counts = take_in(

@@ -100,6 +100,15 @@ class Ledger(LabelEvents):
             if not self.unsent(number):
                 self._advance(number, "selected", "exported")
 
+    def sent_again(self, instance: str, receipts: Sequence[Receipt]) -> None:
+        """The tool had lost these tasks and holds them again."""
+        with self._transaction():
+            for receipt in receipts:
+                self._db.execute(
+                    "UPDATE outbox SET instance = ?, task_id = ? WHERE key = ?",
+                    (instance, receipt.task_id, receipt.key),
+                )
+
     def close(self, number: int, outcome: dict[str, Any]) -> None:
         """The iteration is committed and tagged."""
         with self._transaction():

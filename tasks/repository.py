@@ -29,6 +29,7 @@ OWN = (
 CODE = ("tasks", "flows", "monitoring", "dvc.yaml")
 ITERATION = re.compile(r"iter-\d{4,}")
 FAITHFUL = "surrogateescape"  # bytes that are not UTF-8 survive a round trip through str
+SETTINGS = ("core.hooksPath=/dev/null", "commit.gpgSign=false", "tag.gpgSign=false", "core.autocrlf=false")
 UNFINISHED = (
     ("MERGE_HEAD", "merge"),
     ("rebase-merge", "rebase"),
@@ -41,7 +42,7 @@ UNFINISHED = (
 def git(root: Path, *arguments: str, text: str | None = None) -> str:
     """Run git in the workspace; returns what it prints. Hooks, signing and the caller's GIT_* are left out."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false"]
+    command = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
     if shutil.which("git") is None:
         raise GleanerError("git is not installed, or not on PATH. A campaign's history lives in git: install it.")
     done = subprocess.run(
@@ -119,6 +120,23 @@ def require_branch(root: Path) -> None:
     )
 
 
+def branches_with(root: Path, revision: str) -> list[str]:
+    """Branches whose history holds a revision, the one that was worked on last first; none when it does not exist."""
+    try:
+        named = git(
+            root,
+            "for-each-ref",
+            "--sort=-committerdate",
+            "--format=%(refname:short)",
+            "--contains",
+            revision,
+            "refs/heads",
+        )
+    except GleanerError:
+        return []
+    return named.split()
+
+
 def start_branch(root: Path, name: str, number: int) -> None:
     """Leave the tag for a branch of its own; tags of later iterations belong to the other campaign."""
     git(root, "switch", "--quiet", "--force-create", name)
@@ -146,6 +164,7 @@ def _staged(root: Path) -> bool:
 def _identity(root: Path) -> list[str]:
     try:
         git(root, "config", "user.email")
+        git(root, "config", "user.name")
     except GleanerError:
         return ["-c", "user.name=Gleaner", "-c", "user.email=gleaner@localhost"]
     return []

@@ -83,14 +83,18 @@ def _require_proven(store: Store) -> None:
     problems = committed.prove_copy(store)
     if problems:
         raise BadInput(
-            f"{store.root} is not what was committed; `git checkout -- dvc.lock data && dvc checkout --force` brings it "
-            "back:\n" + "\n".join(problems[:10])
+            f"{store.root} is not what was committed; `{committed.BACK}` brings it back:\n" + "\n".join(problems[:10])
         )
 
 
 def _copied(store: Store) -> dict[str, Any]:
     """The list of artefacts of the copy. Raises BadInput for what is no copy of a closed iteration."""
     require_no_loss(store.path(LEDGER))
+    if store.path(".git").is_file():
+        raise BadInput(
+            f"{store.root} is a worktree of another repository: they share tags, and a fork has tags of its own. "
+            "`gleaner restore N --to DIR` makes a copy to fork."
+        )
     if store.exists(LEDGER):
         raise BadInput(
             f"{store.root} is a campaign with a ledger of its own; `gleaner restore N --to DIR` makes a copy to fork."

@@ -99,7 +99,7 @@ def _plan(scored: Scored, head: Head, iteration: Iteration, select: Select, hold
     missing = min(missing, len(scored.candidates.unmeasured()))
     if head.trained:
         return later_plan(select.batch, select.control, missing, iteration.remaining)
-    return first_plan(select.first_batch, missing, iteration.remaining)
+    return first_plan(select.first_batch, missing, iteration.remaining, begun=scored.asked > 0)
 
 
 def _picker(store: Store, scored: Scored, head: Head, strategy: acquire.Strategy, iteration: Iteration) -> Picker:

@@ -98,6 +98,7 @@ def _with_ledger(store: Store, deep: bool) -> list[Violation]:
 def _as_committed(deep: bool, store: Store, ledger: Ledger) -> Iterator[str]:
     if is_locked(store.root):
         return  # somebody is writing just now
+    committed.require_history(store, ledger.latest())
     read = committed.read_again if deep else partial(digests, remember=False)
     yield from committed.differences(store, ledger.latest(), read)
 

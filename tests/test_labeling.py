@@ -8,9 +8,11 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ ANNOTATORS: dict[str, Callable[[Path], object]] = {"oracle": lambda root: None, 
 
 
 def test_every_tool_is_tested() -> None:
-    assert set(ANNOTATORS) == set(TOOLS)
+    assert set(ANNOTATORS) == set(LOSSES) == set(TOOLS)
 
 
 # the contract ---------------------------------------------------------------------------------------------
@@ -164,6 +166,28 @@ def test_nothing_to_send_and_nothing_to_pull_is_fine(name: str, tmp_path: Path) 
     tool = connect(name, tmp_path)
     assert tool.push([]) == []
     assert list(tool.pull()) == []
+
+
+#: how the tool loses its tasks, without a word; an entry for every tool
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "oracle": lambda root: _forget(root),
+    "folder": lambda root: shutil.rmtree(root / BATCH),
+}
+
+
+def _forget(root: Path) -> None:
+    with closing(sqlite3.connect(root / oracle_module.DATABASE)) as db, db:
+        db.execute("DELETE FROM task")
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_lost_tasks_are_told_and_can_be_sent_again(name: str, tmp_path: Path) -> None:
+    tool, tasks = connect(name, tmp_path), make_tasks(tmp_path)
+    receipts = tool.push(tasks)
+    assert tool.lost(receipts) == []
+    LOSSES[name](tmp_path)
+    assert tool.lost(receipts) == [task.key for task in tasks]
+    assert tool.lost(tool.push(tasks[2:])) == []
 
 
 JSON = st.recursive(
@@ -508,3 +532,13 @@ def test_any_bytes_in_an_answer_file_raise_nothing(
         json.dumps(event.payload)
     path.write_bytes(b"image,label\n" + content)
     list(answers(path, {}))
+
+
+def test_a_folder_of_another_campaign_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    connect("folder", tmp_path).push(make_tasks(tmp_path))
+    place = replace(make_place(tmp_path), campaign="camp-2")
+    with pytest.raises(
+        BadInput, match=r"labeling\.options\.path: .*holds batches of campaign camp-1, this one is camp-2"
+    ):
+        plugins.find("labeling", "folder").connect(place)
+    plugins.find("labeling", "folder").connect(place, path="data/exchange-2").push([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from tasks import tracking
 from tasks.checkpoint import checkpoint, restart
 from tasks.errors import GleanerError
 from tasks.store import Store, sha256
-from tasks.trackers import IterationRecord, mlflow
+from tasks.trackers import IterationRecord, _addresses, mlflow
 
 NAME = "digits: a/b 'quoted'"
 
@@ -400,6 +401,159 @@ def test_ui_has_the_database_made_before_a_server_could(tmp_path: Path, monkeypa
     before = (tmp_path / ".gleaner" / "mlflow.db").read_bytes()
     assert mlflow.connect(tmp_path).log(record(tmp_path))
     assert (tmp_path / ".gleaner" / "mlflow.db").read_bytes() != before
+
+
+# a workspace that is moved or copied ----------------------------------------------------------------------
+
+PLACES = [("w1", "w10"), ("w10", "w1"), ("w1", "new place, 100%25_ü #1"), ("wört er 7%_", "w1")]
+
+
+def _campaign_of_two(root: Path, template: Path) -> None:
+    """Two iterations, the first the champion, and what only others make: a page's experiment, a model, a trace."""
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+    from mlflow.tracing.client import TracingClient
+
+    (root / ".gleaner").mkdir(parents=True)
+    (root / ".gleaner" / "mlflow.db").write_bytes(template.read_bytes())
+    for iteration, champion in ((0, True), (1, False)):
+        mlflow.connect(root).log(record(root.parent, iteration, champion))
+    one = client(mlflow.address(root))
+    number = one.create_experiment("from the page", f"{root}/.gleaner/mlartifacts/1")
+    one.create_logged_model(number)
+    one.log_artifact(one.create_run(number).info.run_id, str(root / ".gleaner" / "mlflow.db"))
+    trace = TraceInfo("tr-1", TraceLocation.from_experiment_id(number), 0, TraceState.OK)
+    TracingClient(mlflow.address(root)).start_trace(trace)
+
+
+def _cells(database: Path) -> dict[tuple[str, str], set[str]]:
+    """Every text of every table, by table and column."""
+    import sqlite3
+
+    cells: dict[tuple[str, str], set[str]] = {}
+    connection = sqlite3.connect(database)
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        rows = connection.execute(f'SELECT * FROM "{table}"')
+        names = [column[0] for column in rows.description]
+        for row in rows.fetchall():
+            for name, value in zip(names, row, strict=True):
+                cells.setdefault((table, name), set()).add(str(value))
+    connection.close()
+    return cells
+
+
+def _addresses_below(root: Path) -> set[tuple[str, str]]:
+    """The columns that hold an address in the artefacts of `root`."""
+    cells = _cells(root / ".gleaner" / "mlflow.db")
+    home = root / ".gleaner" / "mlartifacts"
+    starts = (home.as_uri(), str(home))
+    return {place for place, texts in cells.items() if any(text.startswith(starts) for text in texts)}
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "to"), PLACES)
+@pytest.mark.parametrize("kept", [False, True], ids=["mv", "cp -r"])
+def test_a_workspace_goes_on_where_it_was_moved_or_copied_to(
+    tmp_path: Path, template: Path, kept: bool, name: str, to: str
+) -> None:
+    old, new = tmp_path / name, tmp_path / to
+    _campaign_of_two(old, template)
+    subprocess.run([*(["cp", "-r"] if kept else ["mv"]), str(old), str(new)], check=True)
+    if not kept:
+        old.write_text("a folder can be made here no more")
+    before = _tree(old) if kept else {}
+
+    champion = mlflow.load_champion(NAME, mlflow.address(new))
+    assert (champion / "head.safetensors").read_bytes() == head_bytes(tmp_path, 0)
+    assert champion.is_relative_to(new)
+    run_id = mlflow.connect(new).log(record(tmp_path, 2))
+    assert (new / f".gleaner/mlartifacts/{run_id}/artifacts/learning_curve.png").exists()
+    champion = mlflow.load_champion(NAME, mlflow.address(new))
+    assert (champion / "head.safetensors").read_bytes() == head_bytes(tmp_path, 2)
+    for run in children(mlflow.address(new)):
+        assert client(mlflow.address(new)).download_artifacts(run.info.run_id, "evaluation/metrics.json")
+
+    assert (_tree(old) == before) if kept else old.is_file()
+    assert _addresses_below(new) == set(_addresses.COLUMNS)
+    old_addresses = (old.as_uri() + "/.gleaner", f"{old}/.gleaner")
+    texts = set().union(*_cells(new / ".gleaner" / "mlflow.db").values())
+    assert not [text for text in texts if any(address in text for address in old_addresses)]
+
+
+def test_a_copy_of_a_copy_and_its_original_each_stay_at_home(tmp_path: Path, template: Path) -> None:
+    roots = [tmp_path / name for name in ("w", "w2", "w22")]
+    _campaign_of_two(roots[0], template)
+    for old, new in itertools.pairwise(roots):
+        subprocess.run(["cp", "-r", str(old), str(new)], check=True)
+        mlflow.prepare(mlflow.address(new))
+    for number, root in enumerate(roots, 2):
+        mlflow.connect(root).log(record(tmp_path, number))
+        assert _addresses_below(root) == set(_addresses.COLUMNS)
+        assert len(list(root.rglob("learning_curve.png"))) == 3
+
+
+def test_a_database_at_home_is_not_written_to(tmp_path: Path, template: Path) -> None:
+    from sqlalchemy import Engine, event
+
+    _campaign_of_two(tmp_path / "w ü", template)
+    database = tmp_path / "w ü" / ".gleaner" / "mlflow.db"
+    statements: list[str] = []
+    listen = (Engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    before = (database.read_bytes(), database.stat().st_mtime_ns)
+    event.listen(*listen)
+    try:
+        mlflow.prepare(mlflow.address(tmp_path / "w ü"))
+    finally:
+        event.remove(*listen)
+    assert (database.read_bytes(), database.stat().st_mtime_ns) == before
+    assert {text.split()[0] for text in statements} == {"PRAGMA", "SELECT"}
+    assert len(statements) < 4
+
+
+def test_all_addresses_follow_or_none(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _campaign_of_two(tmp_path / "w", template)
+    (tmp_path / "w").rename(tmp_path / "moved")
+    before = (tmp_path / "moved/.gleaner/mlflow.db").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(_addresses, "COLUMNS", (*_addresses.COLUMNS, ("no_such_table", "value")))
+        with pytest.raises(GleanerError, match="no_such_table"):
+            mlflow.prepare(mlflow.address(tmp_path / "moved"))
+    assert (tmp_path / "moved/.gleaner/mlflow.db").read_bytes() == before
+    mlflow.prepare(mlflow.address(tmp_path / "moved"))
+    assert _addresses_below(tmp_path / "moved") == set(_addresses.COLUMNS)
+
+
+def test_only_artefacts_of_a_workspace_follow(tmp_path: Path, uri: str) -> None:
+    elsewhere = [
+        "s3://b/.gleaner/mlartifacts",
+        "file:///a/.gleaner/mlartifacts2",
+        "/data/mlruns/7",
+        "/a/x.gleaner/mlartifacts",
+    ]
+    one = client(uri)
+    for number, address in enumerate(elsewhere):
+        one.create_experiment(f"experiment {number}", address)
+    mlflow.prepare(uri)
+    assert set(elsewhere) <= {found.artifact_location for found in one.search_experiments()}
+
+
+def test_a_database_that_the_environment_names_does_not_follow(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _campaign_of_two(tmp_path / "w", template)
+    (tmp_path / "w").rename(tmp_path / "moved")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/moved/.gleaner/mlflow.db")
+    mlflow.prepare(mlflow.address(tmp_path / "moved"))
+    assert _addresses_below(tmp_path / "moved") == set()
+
+
+def test_an_empty_file_is_left_to_mlflow(tmp_path: Path) -> None:
+    (tmp_path / ".gleaner").mkdir()
+    (tmp_path / ".gleaner" / "mlflow.db").touch()
+    mlflow.prepare(mlflow.address(tmp_path))
+    assert mlflow.connect(tmp_path).log(record(tmp_path))
 
 
 # the outbox -----------------------------------------------------------------------------------------------

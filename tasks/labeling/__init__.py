@@ -88,6 +88,10 @@ class LabelingTool(Protocol):
         """Read one payload. Raises Uninterpretable."""
         ...
 
+    def lost(self, receipts: Sequence[Receipt]) -> list[str]:
+        """Keys of the tasks that the tool certainly holds no more; they are sent again. In doubt it holds them."""
+        ...
+
 
 @dataclass(frozen=True)
 class Place:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ def connect(place: Place, *, path: str = "data/exchange") -> Folder:
             f"params.yaml: labeling.classes: {taken[0]!r} cannot be a class with labeling.tool folder: it is the answer of "
             "somebody who skips an image. Rename the class."
         )
+    _require_own(place.workspace / path, place.campaign)
     return Folder(place, place.workspace / path)
 
 
@@ -93,6 +95,24 @@ class Folder:
         """Read one row."""
         return read_answer(payload)
 
+    def lost(self, receipts: Sequence[Receipt]) -> list[str]:
+        """Tasks whose folder is gone."""
+        return [r.key for r in receipts if not (self.path / r.task_id.partition("/")[0]).exists()]
+
+
+def _require_own(path: Path, campaign: str) -> None:
+    """Two campaigns in one folder would take each other's batches for their own."""
+    for file in sorted(path.glob(f"iteration-*/{TASKS}")):
+        try:
+            owners = {str(row["key"]).partition(":")[0] for row in json.loads(file.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # said when its answers are read
+        if owners and campaign not in owners:
+            raise BadInput(
+                f"params.yaml: labeling.options.path: {path} holds batches of campaign {min(owners)}, this one is {campaign}. "
+                "Give it a folder of its own, e.g. path: data/exchange-2."
+            )
+
 
 def _write(target: Path, tasks: Sequence[Task], names: dict[str, str]) -> None:
     building = target.with_name(f".{target.name}.new")
@@ -135,7 +155,10 @@ def _batch_csv(tasks: Sequence[Task], names: dict[str, str]) -> bytes:
 
 def _read_tasks(batch: Path) -> Rows:
     if not (batch / TASKS).is_file():
-        raise GleanerError(f"{batch / TASKS} is gone: it says which image is which task. Bring the file back.")
+        raise GleanerError(
+            f"{batch / TASKS} is gone: it says which image is which task. Bring the file back, or move "
+            f"{batch} away: its tasks that wait for an answer are then sent again."
+        )
     rows = Store(batch).read_json(TASKS)
     if not isinstance(rows, list) or not all(isinstance(r, dict) and {"key", "image"} <= r.keys() for r in rows):
         raise GleanerError(f"{batch / TASKS} was changed: it must be the list that Gleaner wrote. Bring it back.")

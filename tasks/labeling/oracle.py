@@ -137,6 +137,11 @@ class Oracle:
         """Read an answer of this oracle."""
         return read_answer(payload)
 
+    def lost(self, receipts: Sequence[Receipt]) -> list[str]:
+        """Tasks that are not in its database."""
+        held = self._held()
+        return [receipt.key for receipt in receipts if receipt.key not in held]
+
     def _held(self) -> dict[str, int]:
         with self._open() as db:
             return dict(db.execute("SELECT key, min(id) FROM task GROUP BY key").fetchall())

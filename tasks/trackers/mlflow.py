@@ -9,7 +9,8 @@
         └── run "iteration 1"  ────►  registered model "digits", version 2, alias champion
 
 Logging an iteration again changes nothing: a run counts once its tag gleaner.complete is set, which is done last;
-what was left half-done is deleted and logged anew. A workspace's own database appears whole, too.
+what was left half-done is deleted and logged anew. A workspace's own database appears whole, too, and its artefact
+addresses follow the workspace when that is moved or copied.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
 from tasks.store import flush_folder, remove_folder, sha256
 from tasks.trackers import IterationRecord, Tracker
+from tasks.trackers._addresses import follow
 from tasks.trackers._registry import ALIAS, CAMPAIGN, ITERATION, model_name, register
 
 #: set before MLflow is imported, unless the user has set them: no telemetry, and a dead server is noticed in seconds
@@ -84,9 +86,8 @@ def address(default: str | Path) -> str:
 
 
 def prepare(uri: str) -> None:
-    """Make a workspace's own database, where there is none, before a server does so that may be killed meanwhile."""
-    database = _own(uri)
-    if database is not None and not database.exists():
+    """Make a workspace's own database, or have it follow its workspace, before a server works on it."""
+    if _own(uri) is not None:
         with _reached(uri):
             pass
 
@@ -127,6 +128,7 @@ def _reached(uri: str) -> Iterator[None]:
     try:
         with _alone(uri):
             _create(uri)
+            _follow(uri)
             yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         reason = f"{type(error).__name__}: {error}".replace(uri, public(uri)).split("\n")[0][:300]
@@ -181,6 +183,13 @@ def _initialize(file: Path) -> None:
     engine.dispose()
     with open(file, "rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _follow(uri: str) -> None:
+    """Have a workspace's own database follow the workspace. Call it alone."""
+    database = _own(uri)
+    if database is not None and database.parent.name == ".gleaner":
+        follow(uri, database.resolve().parent / "mlartifacts")
 
 
 def _own(uri: str) -> Path | None:
