@@ -70,7 +70,8 @@ def asked(value: dict[str, Any]) -> str:
 def accuracy(value: dict[str, Any]) -> str:
     """'97.3% on the holdout (interval 94.8% to 99.0%)'."""
     if value.get("accuracy") is None:
-        return "not measured yet (no holdout labels)"
+        measured = value.get("labeled", {}).get("holdout")
+        return "not measured yet (no model yet)" if measured else "not measured yet (no holdout labels)"
     return f"{value['accuracy']:.1%} on the holdout (interval {value['low']:.1%} to {value['high']:.1%})"
 
 

@@ -64,7 +64,11 @@ def require_history(store: Store, row: IterationRow | None) -> None:
             "--workspace DIR."
         )
     branches = repository.branches_with(store.root, repository.tag_name(closed))
-    back = f"`git switch {branches[0]} && dvc checkout --force` returns to it" if branches else "its commit is gone"
+    back = (
+        f"`git switch {branches[0]} && dvc checkout --force` returns to it, `git merge {branches[0]} && dvc checkout --force` brings it here"
+        if branches
+        else "its commit is gone"
+    )
     raise BadInput(
         f"{store.root}: this branch ends at iteration {here}, the ledger's newest closed one is {closed}: {back}. To go on "
         f"from an older one: `gleaner restore {max(here, 0)} --to DIR`, then `gleaner fork --workspace DIR`."

@@ -203,6 +203,7 @@ def main() -> None:
             return
         print(
             f"iteration {closed.number} is closed: {closed.asked} tasks sent, tag {repository.tag_name(closed.number)}."
+            + (f" Annotators: {closed.where}." if closed.where else "")
         )
         if closed.stop:
             print(f"the campaign is finished: {closed.stop}.")

@@ -57,6 +57,7 @@ def due(campaign: Campaign) -> Due:
     """Whether an iteration should be opened or finished now."""
     by_hand = campaign.ledger.stopped_by_hand()
     latest = campaign.ledger.latest()
+    committed.require_history(campaign.store, latest)
     if latest is not None and latest.state != "closed":
         return Due(True, f"iteration {latest.number} is {latest.state}, to be finished")
     if by_hand is not None:
@@ -65,7 +66,11 @@ def due(campaign: Campaign) -> Due:
         campaign.pool  # noqa: B018 - an empty pool is refused here
         _require_budget(campaign.params)
         return Due(True, "the campaign begins")
-    return _stopped(campaign, latest) or _answered(campaign, latest)
+    stopped = _stopped(campaign, latest)
+    if stopped is None:
+        campaign.pool  # noqa: B018 - params that contradict the pool are refused while people still work, not after
+        _require_known(campaign)
+    return stopped or _answered(campaign, latest)
 
 
 def _require_budget(params: Params) -> None:
@@ -95,9 +100,12 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     hours = campaign.params.labeling.deadline_hours
     if hours and answered and latest.closed_at and _hours_since(latest.closed_at) >= hours:
         return Due(True, f"the deadline of {hours} h has passed with {answered} of {len(batch)} tasks answered")
+    budget, spent = campaign.params.stop.labels, len(campaign.ledger.asked())
+    last = f"; the budget is spent ({spent} of {budget}), the campaign ends with them" if 0 < budget <= spent else ""
     return Due(
         False,
-        f"waiting for annotators: {answered} of {len(batch)} tasks of iteration {latest.number} are answered, {needed} are needed",
+        f"waiting for annotators: {answered} of {len(batch)} tasks of iteration {latest.number} are answered, {needed} are "
+        f"needed{last}",
         waiting=True,
     )
 

@@ -75,6 +75,13 @@ class Train(Section):
     options: Options = {}
     folds: int = Field(5, ge=0, le=50)
 
+    @field_validator("folds")
+    @classmethod
+    def _folds(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("0 (off) or at least 2 are needed: one fold leaves nothing to fit on")
+        return value
+
 
 class Select(Section):
     """What is asked about next."""

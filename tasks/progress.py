@@ -29,7 +29,7 @@ def history(campaign: Campaign) -> list[dict[str, Any]]:
 def refused(campaign: Campaign) -> list[str]:
     """Why answers were refused that somebody still waits for: of tasks without an answer, or of a whole file."""
     latest, asked = campaign.ledger.latest(), campaign.ledger.asked()
-    pending = {task_key(campaign.id, item.iteration, item.item_id) for item in asked if item.state == "pending"}
+    pending = {task_key(campaign.id, a.iteration, a.item_id): a.rank for a in asked if a.state == "pending"}
     reasons: list[str] = []
     if latest is None or not pending:
         return reasons
@@ -37,7 +37,8 @@ def refused(campaign: Campaign) -> list[str]:
         payload = json.loads(row["payload"])
         key, file = payload.get("key"), str(payload.get("file") or "")
         if key in pending or (not isinstance(key, str) and row["seq"] > latest.event_seq):
-            reason = row["reason"] if file in row["reason"] else f"{file}: {row['reason']}"
+            rank = f"rank {pending[key]}: " if key in pending else ""
+            reason = f"{rank}{row['reason']}" if file in row["reason"] else f"{file}, {rank}{row['reason']}"
             reasons.append("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason))
     return reasons
 

@@ -73,7 +73,7 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "high": outcome.get("high"),
         "champion": outcome.get("champion"),
         "refused_answers": refused(campaign),
-        "annotators_work_at": campaign.tool.address if latest and _images(campaign.store) else None,
+        "annotators_work_at": campaign.tool.address if any(a.state == "pending" for a in asked) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
         "remote": remotes.remote(campaign.root),
         "findings": [{k: f[k] for k in ("check", "severity", "what", "todo")} for f in failed(campaign.store)],
@@ -84,7 +84,10 @@ def _status(campaign: Campaign) -> dict[str, Any]:
 def _next(campaign: Campaign) -> str:
     if not _images(campaign.store):
         return "the pool is empty: `gleaner ingest`"
-    verdict = due(campaign)
+    try:
+        verdict = due(campaign)
+    except BadInput as error:
+        return str(error)
     if verdict.now:
         return f"`gleaner tick` ({verdict.why})"
     return f"`gleaner tick` looks for answers ({verdict.why})" if verdict.waiting else verdict.why

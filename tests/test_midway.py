@@ -23,6 +23,7 @@ from tasks.ingest import ingest
 from tasks.inputs import read_iteration
 from tasks.pool import read_manifest
 from tasks.restore import fork, restore
+from tasks.status import status
 from tasks.store import Store
 from tasks.tables import CURVE, SELECTION
 from tasks.verify import verify
@@ -196,6 +197,36 @@ def test_a_branch_without_the_newest_iteration_is_refused_and_the_way_back_is_na
     subprocess.run(["bash", "-ec", back], cwd=root, check=True, capture_output=True)
     assert tick(root) == "iteration 3"
     assert broken(root) == []
+
+
+def test_the_wrong_branch_is_told_while_people_still_work(by_folder: Path) -> None:
+    assert tick(by_folder) == "iteration 0"
+    repository.git(by_folder, "switch", "--quiet", "-c", "other", "HEAD~1")
+    with pytest.raises(BadInput, match="this branch ends at iteration -1"):
+        look(by_folder)
+    assert "`git switch main && dvc checkout --force` returns to it" in status(by_folder)["next"]
+
+
+def test_a_budget_that_is_spent_is_told_while_people_still_work(by_folder: Path) -> None:
+    assert tick(by_folder) == "iteration 0"
+    edit(by_folder, {"stop.labels": 10})
+    idle = look(by_folder)
+    assert idle is not None and "the budget is spent (19 of 10), the campaign ends with them" in idle.why
+
+
+def test_params_that_contradict_the_pool_are_told_while_people_still_work(by_folder: Path) -> None:
+    assert tick(by_folder) == "iteration 0"
+    edit(by_folder, {"pool.size": 24})
+    with pytest.raises(BadInput, match=r"pool\.size 24"):
+        look(by_folder)
+
+
+def test_a_refused_answer_is_named_by_its_rank(by_folder: Path) -> None:
+    assert tick(by_folder) == "iteration 0"
+    answer(by_folder, 0, "zerro")
+    look(by_folder)
+    told = status(by_folder)["refused_answers"]
+    assert len(told) == 19 and "iteration-0000/batch.csv, rank 3: unknown class 'zerro'" in told[3]
 
 
 def test_a_worktree_is_not_forked(root: Path, tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ WRONG = [
     ("select", "batch", "-1", "must be at least 1, not -1"),
     ("select", "batch", "9" * 5000, "is not a number that can be used"),
     ("select", "batch", "!!python/object:os.system ls", "the tag"),
+    ("train", "folds", "1", "at least 2 are needed"),
     ("campaign", "seed", "4294967296", "less than 4294967296"),
     ("campaign", "name", "5", 'Write it in quotes: "5"'),
     ("campaign", "name", "true", 'Write it in quotes: "true"'),
