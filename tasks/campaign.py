@@ -77,10 +77,8 @@ class Campaign:
                 f"params.yaml: labeling.classes: {missing[0]!r} is missing, but annotators were asked with it. Classes can "
                 f"be added, not removed. Known: {', '.join(known)}."
             )
-        return (
-            *known,
-            *(name for name in classes if name not in known),
-        )  # answers and predictions count from the first
+        # predictions hold positions: what was asked with keeps its own
+        return (*known, *(name for name in classes if name not in known))
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

@@ -113,7 +113,7 @@ def require_branch(root: Path) -> None:
     """Raise BadInput when HEAD is detached: an older iteration is checked out. Names the branch to go back to."""
     if git(root, "rev-parse", "--abbrev-ref", "HEAD").strip() != "HEAD":
         return
-    branches = git(root, "for-each-ref", "--sort=-committerdate", "--format=%(refname:short)", "refs/heads").split()
+    branches = _branches(root)
     raise BadInput(
         f"{root}: HEAD is detached. `git checkout {branches[0] if branches else 'main'} && dvc checkout` returns to the "
         "campaign's newest iteration."
@@ -123,18 +123,13 @@ def require_branch(root: Path) -> None:
 def branches_with(root: Path, revision: str) -> list[str]:
     """Branches whose history holds a revision, the one that was worked on last first; none when it does not exist."""
     try:
-        named = git(
-            root,
-            "for-each-ref",
-            "--sort=-committerdate",
-            "--format=%(refname:short)",
-            "--contains",
-            revision,
-            "refs/heads",
-        )
+        return _branches(root, "--contains", revision)
     except GleanerError:
         return []
-    return named.split()
+
+
+def _branches(root: Path, *which: str) -> list[str]:
+    return git(root, "for-each-ref", "--sort=-committerdate", "--format=%(refname:short)", *which, "refs/heads").split()
 
 
 def start_branch(root: Path, name: str, number: int) -> None:
