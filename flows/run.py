@@ -47,15 +47,8 @@ def look(root: Path) -> Idle | None:
         verdict = due(campaign)
         if verdict.now:
             return None
-        again = _sent_again(campaign) if verdict.waiting else []
+        again = send_again(campaign) if verdict.waiting else []
         return Idle(verdict.why, verdict.waiting, (*again, *_refused(campaign), *tracking.flush(campaign)))
-
-
-def _sent_again(campaign: Campaign) -> list[str]:
-    count = send_again(campaign)
-    return [f"{count} tasks were gone from the labeling tool and were sent again: {campaign.tool.address}"] * (
-        count > 0
-    )
 
 
 def _refused(campaign: Campaign) -> list[str]:

@@ -160,19 +160,20 @@ def _push(campaign: Campaign, number: int) -> None:
     checkpoint("export:sent:after")
 
 
-def send_again(campaign: Campaign) -> int:
-    """Push tasks of the newest batch once more that wait for an answer and that the tool has lost; returns how many."""
+def send_again(campaign: Campaign) -> list[str]:
+    """Push tasks of the newest batch once more that wait for an answer and that the tool has lost; says so in a line."""
     row, tool = campaign.ledger.latest(), campaign.tool
     pending = {item.item_id for item in campaign.ledger.asked() if item.state == "pending"}
     if row is None or row.state != "closed":
-        return 0
+        return []
     waiting = [task for task in campaign.ledger.batch(row.number) if task["item_id"] in pending]
     lost = set(tool.lost([Receipt(task["key"], task["task_id"]) for task in waiting]))
-    if lost:
-        receipts = tool.push([task for task in _tasks(campaign, row.number) if task.key in lost])
-        checkpoint("export:again:after")
-        campaign.ledger.sent_again(tool.instance, receipts)
-    return len(lost)
+    if not lost:
+        return []
+    receipts = tool.push([task for task in _tasks(campaign, row.number) if task.key in lost])
+    checkpoint("export:again:after")
+    campaign.ledger.sent_again(tool.instance, receipts)
+    return [f"{len(lost)} tasks were gone from the labeling tool and were sent again: {tool.address}"]
 
 
 def _tasks(campaign: Campaign, number: int) -> list[Task]:

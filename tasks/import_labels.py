@@ -216,8 +216,8 @@ def main() -> None:
             )
         else:
             print(f"{answers} new answers; nothing is due: {verdict.why}.")
-            if verdict.waiting and (again := send_again(campaign)):
-                print(f"{again} tasks were gone from the labeling tool and were sent again: {campaign.tool.address}")
+            for line in send_again(campaign) if verdict.waiting else ():
+                print(line)
 
 
 if __name__ == "__main__":
