@@ -247,6 +247,32 @@ def resume(because: Annotated[str, typer.Option(help="Why.")] = "") -> None:
         print("resumed. Next: gleaner tick")
 
 
+@app.command()
+def close_batch(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
+    """Go on without the answers that are missing; those that come later count in the iteration after."""
+    from tasks.campaign import open_campaign
+
+    with open_campaign(Path.cwd(), "close-batch") as campaign:
+        latest = campaign.ledger.latest()
+        if latest is None or latest.state != "closed":
+            raise BadInput("no batch is waiting for answers. `gleaner status` shows what is next.")
+        campaign.ledger.decide("close", latest.number, "batch", because)
+    print(f"the batch of iteration {latest.number} is closed. Next: gleaner tick")
+
+
+@app.command()
+def resend(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
+    """Give up the labeling tool that holds the tasks; those that wait go to the one that params.yaml names."""
+    from tasks.campaign import open_campaign
+
+    with open_campaign(Path.cwd(), "resend") as campaign:
+        latest = campaign.ledger.latest()
+        if latest is None:
+            raise BadInput("no task was sent yet. Next: gleaner tick")
+        campaign.ledger.send_elsewhere(latest.number, because)
+    print("the next tick sends the tasks that wait to the labeling tool that params.yaml names. Next: gleaner tick")
+
+
 def _decide(kind: str, reason: str) -> str | None:
     """Record a decision; returns why the campaign was stopped before it, None when it was not."""
     from tasks.campaign import open_campaign

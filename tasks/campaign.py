@@ -21,10 +21,11 @@ from tasks import leftovers, plugins, repository
 from tasks import params as parameters
 from tasks.errors import BadInput, GleanerError
 from tasks.labeling import LabelingTool, Place
-from tasks.ledger import Ledger, open_ledger, require_ledger
+from tasks.ledger import Asked, Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
 from tasks.params_sections import Params
 from tasks.pool import PoolInfo, read_info, require_same
+from tasks.resolution import Policy
 from tasks.store import Store, disk_errors
 from tasks.tables import KNOWN_LABELS
 
@@ -88,10 +89,15 @@ class Campaign:
     @cached_property
     def tool(self) -> LabelingTool:
         """The labeling tool that params.yaml names."""
-        place = Place(self.root.resolve(), self.id, self.classes, self.store.path(KNOWN_LABELS.path))
-        labeling = self.params.labeling
+        labeling, known = self.params.labeling, self.store.path(KNOWN_LABELS.path)
+        place = Place(self.root.resolve(), self.id, self.classes, known, self.ledger.instance(), labeling.overlap)
         tool: LabelingTool = plugins.find("labeling", labeling.tool).connect(place, **labeling.options)
         return tool
+
+    def asked(self, event_seq: int | None = None) -> list[Asked]:
+        """Every selected item with what its answers come to under params.yaml's policy, as of an event (default: now)."""
+        labeling = self.params.labeling
+        return self.ledger.asked(Policy(labeling.resolution, labeling.overlap, labeling.minimum_votes), event_seq)
 
 
 def mint(name: str) -> dict[str, Any]:

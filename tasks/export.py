@@ -54,7 +54,7 @@ def _select(campaign: Campaign, row: IterationRow) -> None:
     """Gate, then put batch and outbox into the ledger in one transaction."""
     frozen = _freeze(campaign, row)
     metrics = campaign.store.read_json(METRICS)
-    stop = reason_to_stop(campaign, [_measured(metrics)], len(campaign.ledger.asked()))
+    stop = reason_to_stop(campaign, [_measured(metrics)], len(campaign.asked()))
     selection = [] if stop else campaign.store.read_table(SELECTION).to_pylist()
     if selection:
         _require_within_budget(campaign, len(selection))
@@ -69,7 +69,7 @@ def _select(campaign: Campaign, row: IterationRow) -> None:
 
 def _require_within_budget(campaign: Campaign, size: int) -> None:
     """stop.labels may have been lowered since the batch was computed."""
-    spent, budget = len(campaign.ledger.asked()), campaign.params.stop.labels
+    spent, budget = len(campaign.asked()), campaign.params.stop.labels
     if budget and spent + size > budget:
         raise GleanerError(
             f"the batch of {size} labels does not fit: {spent} of stop.labels {budget} are spent. Nothing was sent: run "
@@ -161,19 +161,29 @@ def _push(campaign: Campaign, number: int) -> None:
 
 
 def send_again(campaign: Campaign) -> list[str]:
-    """Push tasks of the newest batch once more that wait for an answer and that the tool has lost; says so in a line."""
-    row, tool = campaign.ledger.latest(), campaign.tool
-    pending = {item.item_id for item in campaign.ledger.asked() if item.state == "pending"}
-    if row is None or row.state != "closed":
+    """Push tasks once more that wait for an answer and that the tool has lost, or never had; says so in a line."""
+    latest = campaign.ledger.latest()
+    pending = {item.item_id for item in campaign.asked() if item.state == "pending"}
+    if latest is None or latest.state != "closed":
         return []
-    waiting = [task for task in campaign.ledger.batch(row.number) if task["item_id"] in pending]
-    lost = set(tool.lost([Receipt(task["key"], task["task_id"]) for task in waiting]))
+    return [line for row in campaign.ledger.iterations() for line in _send_again(campaign, row.number, pending)]
+
+
+def _send_again(campaign: Campaign, number: int, pending: set[str]) -> list[str]:
+    waiting = [task for task in campaign.ledger.batch(number) if task["item_id"] in pending]
+    tool, given_up = campaign.tool, not campaign.ledger.instance()
+    if not waiting or not (given_up or waiting[0]["instance"] == tool.instance):
+        return []
+    here = [Receipt(task["key"], task["task_id"]) for task in waiting if task["instance"] == tool.instance]
+    lost = {*tool.lost(here), *(task["key"] for task in waiting if task["instance"] != tool.instance)}
     if not lost:
         return []
-    receipts = tool.push([task for task in _tasks(campaign, row.number) if task.key in lost])
+    receipts = tool.push([task for task in _tasks(campaign, number) if task.key in lost])
     checkpoint("export:again:after")
     campaign.ledger.sent_again(tool.instance, receipts)
-    return [f"{len(lost)} tasks were gone from the labeling tool and were sent again: {tool.address}"]
+    return [
+        f"{len(lost)} tasks of iteration {number} were not in the labeling tool and were sent again: {tool.address}"
+    ]
 
 
 def _tasks(campaign: Campaign, number: int) -> list[Task]:

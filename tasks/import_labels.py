@@ -40,17 +40,26 @@ class Due:
 def poll(campaign: Campaign) -> int:
     """Pull, store and interpret what the labeling tool has; returns the number of new answers."""
     if campaign.ledger.latest() is None:
-        campaign.tool  # noqa: B018 - a tool that cannot work is refused before the campaign begins
+        campaign.tool.require()  # a tool that cannot work is refused before the campaign begins
         return 0
-    events = list(campaign.tool.pull())
-    checkpoint("import:store:before")
-    stored = campaign.ledger.store_events(campaign.tool.instance, events)
-    checkpoint("import:store:after")
+    stored = _store(campaign)
     answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
     checkpoint("import:interpret:after")
     if stored:
         campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
     return answers
+
+
+def _store(campaign: Campaign) -> int:
+    """Store what the tool tells, page by page, as it came."""
+    tool, ledger = campaign.tool, campaign.ledger
+    tool.require()
+    stored = 0
+    for page in tool.pull(ledger.cursor(tool.instance)):
+        checkpoint("import:store:before")
+        stored += ledger.store_events(tool.instance, page.events, page.cursor)
+        checkpoint("import:store:after")
+    return stored + ledger.store_events(tool.instance, tool.deleted(ledger.live(tool.instance)))
 
 
 def due(campaign: Campaign) -> Due:
@@ -84,23 +93,26 @@ def _require_budget(params: Params) -> None:
 def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
     if latest.outcome is None or latest.outcome.get("stop") is None:
         return None
-    reason = reason_to_stop(campaign, [], len(campaign.ledger.asked()))
+    reason = reason_to_stop(campaign, [], len(campaign.asked()))
     return None if reason is None else Due(False, f"campaign finished: {reason}")
 
 
 def _answered(campaign: Campaign, latest: IterationRow) -> Due:
-    batch = [item for item in campaign.ledger.asked() if item.iteration == latest.number]
+    batch = [item for item in campaign.asked() if item.iteration == latest.number]
     if not batch:
         return Due(True, "no task is waiting for an answer")
     answered = sum(item.state != "pending" for item in batch)
     needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
     if answered >= needed:
         return Due(True, f"{answered} of {len(batch)} tasks are answered")
+    early = campaign.ledger.closed_early(latest.number)
+    if early is not None:
+        return Due(True, f"the batch was closed early with {answered} of {len(batch)} tasks answered: {early}")
     _require_same_tool(campaign, latest.number, answered)
     hours = campaign.params.labeling.deadline_hours
     if hours and answered and latest.closed_at and _hours_since(latest.closed_at) >= hours:
         return Due(True, f"the deadline of {hours} h has passed with {answered} of {len(batch)} tasks answered")
-    budget, spent = campaign.params.stop.labels, len(campaign.ledger.asked())
+    budget, spent = campaign.params.stop.labels, len(campaign.asked())
     last = f"; the budget is spent ({spent} of {budget}), the campaign ends with them" if 0 < budget <= spent else ""
     return Due(
         False,
@@ -112,13 +124,13 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
 
 def _require_same_tool(campaign: Campaign, number: int, answered: int) -> None:
     """Tasks that wait at another tool, or at another server of the same one, would never be answered."""
-    here = campaign.tool.instance
+    here, holder = campaign.tool.instance, campaign.ledger.instance()
     elsewhere = {task["instance"] for task in campaign.ledger.batch(number)} - {here}
-    if elsewhere:
+    if elsewhere and holder:
         raise BadInput(
             f"iteration {number} waits for answers at {', '.join(sorted(elsewhere))}, but params.yaml names {here} "
-            "(labeling.tool). Set the tool back until they are in"
-            + (f", or lower labeling.quorum to go on with the {answered} that are." if answered else ".")
+            "(labeling.tool). Set the tool back until they are in, go on with what is there (`gleaner close-batch`), or send "
+            "what waits to the new one (`gleaner resend`)."
         )
 
 
@@ -167,13 +179,13 @@ def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:
         classes=campaign.classes,
         shape=campaign.shape,
         event_seq=row.event_seq,
-        remaining=max(0, budget - len(campaign.ledger.asked())) if budget else None,
+        remaining=max(0, budget - len(campaign.asked())) if budget else None,
     )
 
 
 def tables(campaign: Campaign, row: IterationRow) -> dict[Any, pa.Table]:
     """The tables to freeze, as of the iteration's event."""
-    asked = campaign.ledger.asked(row.event_seq)
+    asked = campaign.asked(row.event_seq)
     labeled = [item for item in asked if item.state == "labeled"]
     return {
         FROZEN_MANIFEST: pool.read_manifest(campaign.store),

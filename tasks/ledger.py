@@ -3,9 +3,9 @@
     iteration      one row an iteration: open -> selected -> exported -> closed
     selection      every item ever asked about (UNIQUE: no item twice)
     outbox         one row a task for the labeling tool, with its receipt once the tool holds it
-    label_event    what annotators did, raw, append-only; a changed payload is a new revision
+    label_event    what annotators did, raw, append-only; a changed payload is a new revision, a deletion the last one
     answer         what an event means; an event that means nothing known is in `quarantine` with the reason
-    decision       what people decided: stop, resume, accept a finding
+    decision       what people decided: stop, resume, accept a finding, close a batch, send it to another tool
 
 WAL with `synchronous=FULL`: what a commit acknowledged survives a power cut. Raw events are stored before they
 are interpreted. Snapshots (`tasks/snapshot.py`) are Parquet; a fresh clone rebuilds the ledger from them.
@@ -24,8 +24,8 @@ from typing import Any
 from tasks.checkpoint import checkpoint
 from tasks.errors import GleanerError
 from tasks.labeling import Receipt
-from tasks.ledger_events import LabelEvents
-from tasks.ledger_tables import SCHEMA, TABLES, VERSION, Asked, Damaged, Frozen, IterationRow
+from tasks.ledger_tables import MIGRATIONS, SCHEMA, TABLES, VERSION, Asked, Damaged, Frozen, IterationRow
+from tasks.ledger_views import LabelViews
 
 __all__ = [
     "TABLES",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-class Ledger(LabelEvents):
+class Ledger(LabelViews):
     """An open ledger. Use `open_ledger`; one process writes at a time (the campaign's lock sees to it)."""
 
     # iterations -------------------------------------------------------------------------------------------
@@ -97,6 +97,8 @@ class Ledger(LabelEvents):
                     "UPDATE outbox SET instance = ?, task_id = ?, sent_at = coalesce(sent_at, ?) WHERE key = ?",
                     (instance, receipt.task_id, self._now(), receipt.key),
                 )
+            if receipts:
+                self._put("instance", instance)
             if not self.unsent(number):
                 self._advance(number, "selected", "exported")
 
@@ -108,6 +110,11 @@ class Ledger(LabelEvents):
                     "UPDATE outbox SET instance = ?, task_id = ? WHERE key = ?",
                     (instance, receipt.task_id, receipt.key),
                 )
+            self._put("instance", instance)
+
+    def instance(self) -> str:
+        """The tool that holds the campaign's tasks, "" when none does yet or somebody decided for another one."""
+        return self.get("instance") or ""
 
     def close(self, number: int, outcome: dict[str, Any]) -> None:
         """The iteration is committed and tagged."""
@@ -166,10 +173,26 @@ class Ledger(LabelEvents):
     def decide(self, kind: str, iteration: int, subject: str, reason: str) -> None:
         """Record what a person decided and why."""
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO decision (kind, iteration, subject, reason, decided_at) VALUES (?, ?, ?, ?, ?)",
-                (kind, iteration, subject, reason, self._now()),
-            )
+            self._decide(kind, iteration, subject, reason)
+
+    def _decide(self, kind: str, iteration: int, subject: str, reason: str) -> None:
+        self._db.execute(
+            "INSERT INTO decision (kind, iteration, subject, reason, decided_at) VALUES (?, ?, ?, ?, ?)",
+            (kind, iteration, subject, reason, self._now()),
+        )
+
+    def send_elsewhere(self, iteration: int, reason: str) -> None:
+        """Record that the tool that held the tasks is given up; those that wait go to the one that params.yaml names."""
+        with self._transaction():
+            self._decide("resend", iteration, self.instance(), reason)
+            self._put("instance", "")
+
+    def closed_early(self, iteration: int) -> str | None:
+        """Why somebody closed the iteration's batch before its answers were in, None when nobody did."""
+        row = self._db.execute(
+            "SELECT reason FROM decision WHERE kind = 'close' AND iteration = ? ORDER BY seq DESC", (iteration,)
+        ).fetchone()
+        return None if row is None else str(row["reason"])
 
     def stopped_by_hand(self) -> str | None:
         """The reason of a manual stop that nobody took back."""
@@ -260,10 +283,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, write: bool) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == VERSION:
         return
-    if version != 0 or not write:
+    if not write or (version != 0 and version not in MIGRATIONS):
         raise GleanerError(
-            f"{path} has version {version}, this Gleaner reads {VERSION}. Use the code of the campaign's own tag."
+            f"{path} has version {version}, this Gleaner reads {VERSION}. Use the code of the campaign's own tag"
+            + (", or run a tick: it is migrated then." if version in MIGRATIONS else ".")
         )
     checkpoint("ledger:create:before")
-    connection.executescript(f"BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    for script in [MIGRATIONS[number] for number in range(version, VERSION)] if version else [SCHEMA]:
+        connection.executescript(f"BEGIN EXCLUSIVE; {script} PRAGMA user_version = {VERSION}; COMMIT;")
     checkpoint("ledger:create:after")

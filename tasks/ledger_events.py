@@ -1,4 +1,4 @@
-"""What annotators did: raw events in, answers out, and the view of them that an iteration is frozen from."""
+"""What annotators did: raw events in, each once, and what they mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.errors import did_you_mean
 from tasks.labeling import Answer, RawEvent, Uninterpretable
-from tasks.ledger_tables import Asked, LedgerFile
+from tasks.ledger_tables import LedgerFile
 
 
 class LabelEvents(LedgerFile):
@@ -19,30 +19,39 @@ class LabelEvents(LedgerFile):
         """Sequence number of the newest label event, 0 when there is none."""
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM label_event").fetchone()[0])
 
-    def store_events(self, instance: str, events: Iterable[RawEvent]) -> int:
-        """Append what is new: an unknown annotation, or a payload that differs from its latest revision."""
+    def store_events(self, instance: str, events: Iterable[RawEvent], cursor: str | None = None) -> int:
+        """Append what is new: an unknown annotation, or a payload that differs from its latest revision.
+
+        `cursor` is kept in the same transaction: where the tool is asked to go on the next time.
+        """
         stored = 0
         with self._transaction():
             for event in events:
                 stored += self._store_event(instance, event)
+            if cursor is not None and cursor != self.cursor(instance):
+                self._put(f"cursor:{instance}", cursor)
         return stored
+
+    def cursor(self, instance: str) -> str:
+        """Where the last pull from a tool ended, "" before the first."""
+        return self.get(f"cursor:{instance}") or ""
 
     def _store_event(self, instance: str, event: RawEvent) -> int:
         payload = _storable(json.dumps(event.payload, sort_keys=True, ensure_ascii=False))
         annotation_id = _storable(event.annotation_id)
         digest = hashlib.sha256(payload.encode()).hexdigest()
         latest = self._db.execute(
-            "SELECT revision, payload_sha256 FROM label_event WHERE instance = ? AND annotation_id = ?"
+            "SELECT revision, payload_sha256, deleted FROM label_event WHERE instance = ? AND annotation_id = ?"
             " ORDER BY revision DESC LIMIT 1",
             (instance, annotation_id),
         ).fetchone()
-        if latest is not None and latest["payload_sha256"] == digest:
+        if latest is not None and (latest["payload_sha256"], bool(latest["deleted"])) == (digest, event.deleted):
             return 0
         revision = 0 if latest is None else latest["revision"] + 1
         self._db.execute(
-            "INSERT INTO label_event (instance, annotation_id, revision, payload, payload_sha256, received_at)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (instance, annotation_id, revision, payload, digest, self._now()),
+            "INSERT INTO label_event (instance, annotation_id, revision, payload, payload_sha256, received_at, deleted)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (instance, annotation_id, revision, payload, digest, self._now(), event.deleted),
         )
         return 1
 
@@ -55,7 +64,7 @@ class LabelEvents(LedgerFile):
         """
         rows = self._db.execute(
             "SELECT seq, payload FROM label_event WHERE seq NOT IN (SELECT seq FROM answer)"
-            " AND instance = coalesce(?, instance) ORDER BY seq",
+            " AND NOT deleted AND instance = coalesce(?, instance) ORDER BY seq",
             (instance,),
         ).fetchall()
         known = {row["key"]: row["item_id"] for row in self._db.execute("SELECT key, item_id FROM outbox")}
@@ -68,48 +77,16 @@ class LabelEvents(LedgerFile):
                 except Uninterpretable as error:
                     self._db.execute("INSERT INTO quarantine VALUES (?, ?)", (row["seq"], _storable(str(error))))
                     continue
-                self._db.execute(
-                    "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        row["seq"],
-                        known[answer.key],
-                        answer.kind,
-                        answer.label,
-                        _storable(answer.annotator),
-                        answer.seconds,
-                    ),
-                )
+                self._insert_answer(row["seq"], known[answer.key], answer)
                 answered += 1
         return answered
 
-    def asked(self, event_seq: int | None = None) -> list[Asked]:
-        """Every selected item with its newest answer up to `event_seq` (default: all events).
-
-        An answer that a later revision of the same annotation replaced does not count, even when that revision could
-        not be read: its annotator no longer says so.
-        """
-        limit = self.last_event() if event_seq is None else event_seq
-        rows = self._db.execute(
-            "SELECT s.item_id, s.iteration, s.rank, s.arm, coalesce(a.kind, 'pending') AS kind,"
-            " coalesce(a.label, '') AS label, coalesce(a.seq, 0) AS event FROM selection s LEFT JOIN answer a ON a.seq ="
-            " (SELECT max(v.seq) FROM answer v JOIN label_event e USING (seq) WHERE v.item_id = s.item_id AND v.seq <= ?1"
-            " AND NOT EXISTS (SELECT 1 FROM label_event n WHERE n.instance = e.instance AND n.seq <= ?1"
-            " AND n.annotation_id = e.annotation_id AND n.revision > e.revision)) ORDER BY s.iteration, s.rank",
-            (limit,),
+    def _insert_answer(self, seq: int, item_id: str, answer: Answer) -> None:
+        annotator = _storable(answer.annotator)
+        self._db.execute(
+            "INSERT INTO answer (seq, item_id, kind, label, annotator, seconds, truth, accepted) VALUES (?,?,?,?,?,?,?,?)",
+            (seq, item_id, answer.kind, answer.label, annotator, answer.seconds, answer.truth, answer.accepted),
         )
-        states = {"pending": "pending", "label": "labeled", "skip": "skipped"}
-        return [
-            Asked(r["item_id"], r["iteration"], r["rank"], r["arm"], states[r["kind"]], r["label"], r["event"])
-            for r in rows
-        ]
-
-    def quarantined(self) -> list[dict[str, Any]]:
-        """Events that mean nothing known, with the reason; those that a later revision replaced are left out."""
-        rows = self._db.execute(
-            "SELECT * FROM quarantine JOIN label_event e USING (seq) WHERE revision = (SELECT max(revision)"
-            " FROM label_event WHERE instance = e.instance AND annotation_id = e.annotation_id) ORDER BY seq"
-        )
-        return [dict(row) for row in rows]
 
 
 def _storable(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 #: what reading an open ledger raises when its file is damaged; `open_ledger` makes a GleanerError of it
 Damaged = sqlite3.Error
 
@@ -36,19 +36,37 @@ CREATE TABLE outbox (
 CREATE TABLE label_event (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, annotation_id TEXT NOT NULL,
     revision INTEGER NOT NULL, payload TEXT NOT NULL, payload_sha256 TEXT NOT NULL, received_at TEXT NOT NULL,
-    UNIQUE (instance, annotation_id, revision)
+    deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (instance, annotation_id, revision)
 ) STRICT;
 CREATE TABLE answer (
     seq INTEGER PRIMARY KEY REFERENCES label_event(seq), item_id TEXT NOT NULL REFERENCES selection(item_id),
-    kind TEXT NOT NULL CHECK (kind IN ('label','skip')), label TEXT NOT NULL, annotator TEXT NOT NULL, seconds REAL
+    kind TEXT NOT NULL CHECK (kind IN ('label','skip')), label TEXT NOT NULL, annotator TEXT NOT NULL, seconds REAL,
+    truth INTEGER NOT NULL DEFAULT 0, accepted INTEGER
 ) STRICT;
 CREATE INDEX answer_item ON answer (item_id, seq);
 CREATE TABLE quarantine (seq INTEGER PRIMARY KEY REFERENCES label_event(seq), reason TEXT NOT NULL) STRICT;
 CREATE TABLE decision (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL CHECK (kind IN ('stop','resume','accept')),
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,
     iteration INTEGER NOT NULL, subject TEXT NOT NULL, reason TEXT NOT NULL, decided_at TEXT NOT NULL
 ) STRICT;
 """
+#: what turns a ledger of a version into one of the next
+MIGRATIONS = {
+    1: """
+ALTER TABLE label_event ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answer ADD COLUMN truth INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answer ADD COLUMN accepted INTEGER;
+ALTER TABLE decision RENAME TO decision_1;
+CREATE TABLE decision (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, iteration INTEGER NOT NULL, subject TEXT NOT NULL,
+    reason TEXT NOT NULL, decided_at TEXT NOT NULL
+) STRICT;
+INSERT INTO decision SELECT * FROM decision_1;
+DROP TABLE decision_1;
+INSERT INTO meta SELECT 'instance', instance FROM outbox JOIN selection USING (item_id) WHERE instance > ''
+    ORDER BY iteration DESC LIMIT 1;
+"""
+}
 TABLES = ("meta", "iteration", "selection", "outbox", "label_event", "answer", "quarantine", "decision")
 
 
@@ -80,15 +98,15 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Asked:
-    """An item that was asked about, with the answer that counts (the newest) as of an event."""
+    """An item that was asked about, with what its answers come to as of an event."""
 
     item_id: str
     iteration: int
     rank: int
     arm: str
-    state: str  # pending | labeled | skipped
+    state: str  # pending | labeled | skipped | disputed
     label: str
-    event: int  # sequence number of that answer, 0 while pending
+    event: int  # sequence number of the event that settled it, 0 while pending
 
 
 class LedgerFile:
@@ -116,9 +134,12 @@ class LedgerFile:
     def put(self, key: str, value: str) -> None:
         """Set a value of `meta`."""
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-            )
+            self._put(key, value)
+
+    def _put(self, key: str, value: str) -> None:
+        self._db.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+        )
 
     def rows(self, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """A table's columns and rows, sorted by primary key."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Options = dict[str, Any]
 Share = Field(ge=0.0, le=1.0)
@@ -102,7 +102,18 @@ class Labeling(Section):
     classes: tuple[str, ...] = Field((), strict=False)
     quorum: float = Field(1.0, gt=0.0, le=1.0)
     deadline_hours: float = Field(0.0, ge=0.0)
+    overlap: int = Field(1, ge=1, le=100)
+    resolution: Literal["first", "latest", "majority"] = "latest"
+    minimum_votes: int = Field(1, ge=1, le=100)
     options: Options = {}
+
+    @field_validator("minimum_votes")
+    @classmethod
+    def _votes_can_be_reached(cls, votes: int, info: ValidationInfo) -> int:
+        overlap = info.data.get("overlap", votes)
+        if info.data.get("resolution") == "majority" and votes > overlap:
+            raise ValueError(f"{votes} votes for one class can never come together: labeling.overlap is {overlap}.")
+        return votes
 
     @field_validator("classes")
     @classmethod

@@ -28,7 +28,7 @@ def history(campaign: Campaign) -> list[dict[str, Any]]:
 
 def refused(campaign: Campaign) -> list[str]:
     """Why answers were refused that somebody still waits for: of tasks without an answer, or of a whole file."""
-    latest, asked = campaign.ledger.latest(), campaign.ledger.asked()
+    latest, asked = campaign.ledger.latest(), campaign.asked()
     pending = {task_key(campaign.id, a.iteration, a.item_id): a.rank for a in asked if a.state == "pending"}
     reasons: list[str] = []
     if latest is None or not pending:
@@ -53,5 +53,5 @@ def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
 
 def reason_to_stop(campaign: Campaign, current: list[dict[str, Any]], spent: int) -> str | None:
     """The rule of params.yaml that ends the campaign now, None to go on. `current`: rows not in the history yet."""
-    left = candidates_left(campaign, campaign.ledger.asked())
+    left = candidates_left(campaign, campaign.asked())
     return stopping.decide(campaign.params.stop, [*history(campaign), *current], spent, left)

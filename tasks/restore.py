@@ -74,6 +74,7 @@ def fork(root: Path) -> str:
         def own(ledger: Ledger) -> None:
             ledger.forget_unanswered()
             ledger.put("campaign", identity["id"])
+            ledger.put("instance", "")  # the tasks in the labeling tool are the other campaign's
 
         snapshot.rebuild(store, store.path(LEDGER), utc_now, own)
     return str(identity["id"])

@@ -54,7 +54,7 @@ def _new(store: Store) -> dict[str, Any]:
 
 def _status(campaign: Campaign) -> dict[str, Any]:
     latest = campaign.ledger.latest()
-    asked = campaign.ledger.asked()
+    asked = campaign.asked()
     outcome = (latest.outcome if latest else None) or {}
     return {
         "campaign": campaign.id,

@@ -83,7 +83,7 @@ ASKED = _kind(
     iteration=pa.int32(),
     rank=pa.int32(),
     arm=pa.string(),
-    state=pa.string(),  # pending | labeled | skipped
+    state=pa.string(),  # pending | labeled | skipped | disputed
 )
 #: one row a closed iteration, in order
 HISTORY = _kind(

@@ -38,10 +38,11 @@ def _every_event(store: Store, ledger: Ledger) -> Iterator[str]:
         yield f"label event {seq} is gone: numbers have no gaps"
     answered = {row[0] for row in ledger.rows("answer")[1]}
     refused = {row[0] for row in ledger.rows("quarantine")[1]}
-    for seq in sorted(given - answered - refused):
-        yield f"label event {seq} is neither an answer nor in quarantine"
-    for seq in sorted(answered & refused):
-        yield f"label event {seq} is both an answer and in quarantine"
+    deleted = {int(event["seq"]) for event in events if event["deleted"]}
+    for seq in sorted(given - answered - refused - deleted):
+        yield f"label event {seq} is neither an answer nor in quarantine nor a deletion"
+    for seq in sorted((answered & refused) | ((answered | refused) & deleted)):
+        yield f"label event {seq} is more than one of an answer, in quarantine and a deletion"
     revisions: dict[tuple[str, str], list[int]] = {}
     for event in events:
         revisions.setdefault((event["instance"], event["annotation_id"]), []).append(event["revision"])

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from tasks import plugins
-from tasks.labeling import LabelingTool, Place, Task
+from tasks.labeling import LabelingTool, Place, RawEvent, Task
 from tasks.ledger import task_key
 from tasks.store import Store
 from tasks.tables import KNOWN_LABELS
@@ -47,6 +47,11 @@ def make_tasks(root: Path, items: int = 8, iteration: int = 0) -> list[Task]:
 def connect(name: str, root: Path, **options: Any) -> LabelingTool:
     tool: LabelingTool = plugins.find("labeling", name).connect(make_place(root), **options)
     return tool
+
+
+def events_of(tool: LabelingTool, cursor: str = "") -> list[RawEvent]:
+    """All that a tool tells."""
+    return [event for page in tool.pull(cursor) for event in page.events]
 
 
 def fill_in(root: Path, answer: str = "fox", name: str = "batch.csv") -> Path:

@@ -19,7 +19,7 @@ from tasks.errors import BadInput, GleanerError
 from tasks.labeling import Receipt, Uninterpretable
 from tasks.labeling.folder import Folder
 from tasks.ledger import task_key
-from tests.annotators import BATCH, CLASSES, JSON, connect, fill_in, image, item, make_place, make_tasks
+from tests.annotators import BATCH, CLASSES, JSON, connect, events_of, fill_in, image, item, make_place, make_tasks
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def key(number: int) -> str:
 def told(tool: Folder) -> list[tuple[str, str]]:
     """(key, label) of what can be read, ("", reason) of what cannot."""
     found = []
-    for event in tool.pull():
+    for event in events_of(tool):
         try:
             answer = tool.interpret(event.payload)
             found.append((answer.key, answer.label or answer.kind))
@@ -123,9 +123,9 @@ def test_a_class_that_means_skip_is_refused(tmp_path: Path) -> None:
 
 def test_an_edit_is_the_same_annotation_with_another_payload(exchange: Folder) -> None:
     put(exchange, "answers.csv", f"image,label\n{image(0)},deer\n{image(1)},fox\n")
-    before = {event.annotation_id: event.payload["label"] for event in exchange.pull()}
+    before = {event.annotation_id: event.payload["label"] for event in events_of(exchange)}
     put(exchange, "answers.csv", f"image,label\n{image(1)},deer\n{image(0)},deer\n")
-    after = {event.annotation_id: event.payload["label"] for event in exchange.pull()}
+    after = {event.annotation_id: event.payload["label"] for event in events_of(exchange)}
     assert set(before) == set(after), "the order of rows is no change"
     assert [name for name in before if before[name] != after[name]] == [f"iteration-0000/answers.csv#{key(1)}#1"]
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_told_with_file_and_reason(exchange: Folder, name
     (bad, reason), good = told(exchange)
     assert (bad, good) == ("", (key(7), "fox")), "the other files count"
     assert re.search(expected, reason)
-    assert list(exchange.pull()) == list(exchange.pull())
+    assert events_of(exchange) == events_of(exchange)
 
 
 def test_a_bad_row_does_not_hold_up_the_others(exchange: Folder) -> None:
@@ -201,7 +201,7 @@ def test_a_damaged_list_of_tasks_is_named(exchange: Folder, content: str | None,
     path = exchange.path / "iteration-0000/tasks.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(GleanerError, match=r"tasks\.json"):
-        list(exchange.pull())
+        events_of(exchange)
     with pytest.raises(GleanerError, match=r"tasks\.json"):
         exchange.push(make_tasks(tmp_path))
 

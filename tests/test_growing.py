@@ -113,4 +113,4 @@ def test_an_answer_that_was_changed_to_nonsense_no_longer_counts(closed_iteratio
         ledger.interpret_events(read_answer, ("0", "1", "2"))
         now = {asked.item_id: asked.state for asked in ledger.asked()}
         assert now[item.item_id] == "pending"
-        assert {a.item_id: a.state for a in ledger.asked(event["seq"])}[item.item_id] == "labeled"
+        assert {a.item_id: a.state for a in ledger.asked(event_seq=event["seq"])}[item.item_id] == "labeled"

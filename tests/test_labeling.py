@@ -21,7 +21,7 @@ from tasks.labeling import Answer, LabelingTool, Uninterpretable, read_answer
 from tasks.labeling import oracle as oracle_module
 from tasks.labeling.folder import Folder
 from tasks.labeling.oracle import Oracle
-from tests.annotators import BATCH, CLASSES, JSON, connect, fill_in, make_place, make_tasks
+from tests.annotators import BATCH, CLASSES, JSON, connect, events_of, fill_in, make_place, make_tasks
 
 TOOLS = plugins.names("labeling")
 
@@ -50,7 +50,7 @@ def test_a_batch_that_is_sent_twice_is_there_once(name: str, tmp_path: Path) -> 
     first = connect(name, tmp_path).push(tasks)
     assert connect(name, tmp_path).push(tasks) == first
     ANNOTATORS[name](tmp_path)
-    keys = [event.payload["key"] for event in connect(name, tmp_path).pull()]
+    keys = [event.payload["key"] for event in events_of(connect(name, tmp_path))]
     assert sorted(keys) == sorted(task.key for task in tasks)
 
 
@@ -66,7 +66,7 @@ def test_half_a_batch_that_is_there_is_adopted_and_the_rest_added(name: str, hal
     ANNOTATORS[name](tmp_path)
     if name == "folder":
         fill_in(tmp_path, name=f"batch-from-{half:04d}.csv")
-    counted = Counter(event.payload["key"] for event in connect(name, tmp_path).pull())
+    counted = Counter(event.payload["key"] for event in events_of(connect(name, tmp_path)))
     assert counted == Counter(task.key for task in tasks)
 
 
@@ -74,9 +74,9 @@ def test_half_a_batch_that_is_there_is_adopted_and_the_rest_added(name: str, hal
 def test_pulling_twice_gives_the_same_events(name: str, tmp_path: Path) -> None:
     connect(name, tmp_path).push(make_tasks(tmp_path))
     ANNOTATORS[name](tmp_path)
-    events = list(connect(name, tmp_path).pull())
+    events = events_of(connect(name, tmp_path))
     assert len(events) == 8
-    assert list(connect(name, tmp_path).pull()) == events
+    assert events_of(connect(name, tmp_path)) == events
     assert len({event.annotation_id for event in events}) == 8
 
 
@@ -85,7 +85,7 @@ def test_events_are_json_and_mean_the_tasks_that_were_sent(name: str, tmp_path: 
     tool, tasks = connect(name, tmp_path), make_tasks(tmp_path)
     tool.push(tasks)
     ANNOTATORS[name](tmp_path)
-    events = list(tool.pull())
+    events = events_of(tool)
     assert len(events) == len(tasks)
     for event in events:
         payload = json.loads(json.dumps(event.payload, allow_nan=False))
@@ -112,7 +112,7 @@ def test_the_instance_stays_the_same_and_differs_elsewhere(name: str, tmp_path: 
 def test_nothing_to_send_and_nothing_to_pull_is_fine(name: str, tmp_path: Path) -> None:
     tool = connect(name, tmp_path)
     assert tool.push([]) == []
-    assert list(tool.pull()) == []
+    assert events_of(tool) == []
 
 
 #: how the tool loses its tasks, without a word; an entry for every tool

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tasks.errors import GleanerError
 from tasks.labeling import RawEvent, Receipt, read_answer
 from tasks.ledger import TABLES, Asked, Frozen, Ledger, open_ledger, task_key
+from tasks.resolution import Policy
 from tasks.snapshot import rebuild, write_snapshot
 from tasks.store import Store
 
@@ -230,7 +231,7 @@ def test_what_was_known_at_an_event_never_changes_afterwards(asked: Ledger) -> N
         asked.store_events(TOOL, [event(item, label)])
         interpret(asked)
         views[asked.last_event()] = asked.asked()
-        assert {seq: asked.asked(seq) for seq in views} == views
+        assert {seq: asked.asked(event_seq=seq) for seq in views} == views
 
 
 def test_clocks_that_jump_change_nothing(tmp_path: Path) -> None:
@@ -342,6 +343,152 @@ def test_a_backup_is_a_whole_ledger(asked: Ledger, tmp_path: Path) -> None:
     asked.backup(tmp_path / "copy.sqlite")
     with open_ledger(tmp_path / "copy.sqlite", clock) as copy:
         assert contents(copy) == contents(asked)
+
+
+# several people, deletions, other servers ------------------------------------------------------------------
+
+
+def test_a_deleted_annotation_no_longer_counts_and_its_bytes_are_kept(asked: Ledger) -> None:
+    asked.store_events(TOOL, [event("a"), event("a", "fox", annotation="second")])
+    interpret(asked)
+    assert asked.asked()[0].label == "fox"
+    gone = RawEvent("second", {"deleted": "annotation 2 is not in task 1"}, deleted=True)
+    assert asked.store_events(TOOL, [gone]) == 1
+    assert asked.store_events(TOOL, [gone]) == 0
+    assert interpret(asked) == 0
+    assert asked.asked()[0].label == "deer"
+    assert [e.annotation_id for e in asked.live(TOOL)] == ["a"]
+    assert "fox" in asked.rows("label_event")[1][1][asked.rows("label_event")[0].index("payload")]
+
+
+def test_an_annotation_that_comes_back_counts_again(asked: Ledger) -> None:
+    asked.store_events(TOOL, [event("a"), RawEvent("a", {"deleted": "gone"}, deleted=True), event("a")])
+    interpret(asked)
+    assert asked.asked()[0].state == "labeled"
+    assert [e.annotation_id for e in asked.live(TOOL)] == ["a"]
+
+
+def test_the_only_answer_deleted_leaves_the_item_waiting(asked: Ledger) -> None:
+    asked.store_events(TOOL, [event("a")])
+    interpret(asked)
+    before = asked.last_event()
+    asked.store_events(TOOL, [RawEvent("a", {"deleted": "gone"}, deleted=True)])
+    assert asked.asked()[0].state == "pending"
+    assert asked.asked(event_seq=before)[0].state == "labeled", "as of then it had a label"
+
+
+def test_live_annotations_are_those_of_the_tool_in_their_newest_revision(asked: Ledger) -> None:
+    asked.store_events(TOOL, [event("a"), event("a", "fox"), event("b", "lynx")])
+    asked.store_events("tool:2", [event("c")])
+    interpret(asked)
+    assert [(e.annotation_id, e.payload["label"]) for e in asked.live(TOOL)] == [("a", "fox"), ("b", "lynx")]
+
+
+def test_a_page_and_its_cursor_are_stored_together(asked: Ledger) -> None:
+    def broken() -> Iterator[RawEvent]:
+        yield event("a")
+        raise RuntimeError("the tool went away")
+
+    asked.store_events(TOOL, [], "page 1")
+    with pytest.raises(RuntimeError):
+        asked.store_events(TOOL, broken(), "page 2")
+    assert (asked.cursor(TOOL), asked.last_event()) == ("page 1", 0)
+    asked.store_events(TOOL, [event("a")], "page 2")
+    assert (asked.cursor(TOOL), asked.cursor("tool:2")) == ("page 2", "")
+
+
+def test_ground_truth_lead_time_and_acceptance_are_kept(asked: Ledger) -> None:
+    said = {"key": task_key(CAMPAIGN, 0, "a"), "label": "deer", "annotator": "ann", "seconds": 4.5}
+    asked.store_events(TOOL, [RawEvent("1", {**said, "accepted": True}), event("a", "fox", annotation="2")])
+    asked.store_events(TOOL, [RawEvent("3", {**said, "annotator": "lead", "label": "fox", "ground_truth": True})])
+    asked.store_events(TOOL, [event("a", "deer", annotation="4")])
+    interpret(asked)
+    assert [(c.vote.annotator, c.vote.truth, c.seconds, c.accepted) for c in asked.cast()] == [
+        ("ann", False, 4.5, True), ("", False, None, None), ("lead", True, 4.5, None), ("", False, None, None),
+    ]  # fmt: skip
+    assert asked.asked()[0].label == "fox"
+
+
+def test_votes_are_resolved_by_the_policy_given(asked: Ledger) -> None:
+    for number, (who, label) in enumerate([("ann", "deer"), ("bob", "fox")]):
+        payload = {"key": task_key(CAMPAIGN, 0, "a"), "label": label, "annotator": who}
+        asked.store_events(TOOL, [RawEvent(str(number), payload)])
+    interpret(asked)
+    found = {p.resolution: asked.asked(p)[0] for p in (Policy("first"), Policy("latest"), Policy("majority", 2, 2))}
+    assert {name: a.state + a.label for name, a in found.items()} == {
+        "first": "labeleddeer", "latest": "labeledfox", "majority": "disputed",
+    }  # fmt: skip
+
+
+def test_the_tool_that_holds_the_tasks_is_known_until_it_is_given_up(asked: Ledger) -> None:
+    assert asked.instance() == TOOL
+    asked.send_elsewhere(0, "the server was lost")
+    assert asked.instance() == ""
+    assert asked.rows("decision")[1][-1][1:5] == ("resend", 0, TOOL, "the server was lost")
+    asked.sent_again("tool:2", [Receipt(task_key(CAMPAIGN, 0, "a"), "t9")])
+    assert asked.instance() == "tool:2"
+
+
+def test_a_batch_is_closed_early_with_the_reason(asked: Ledger) -> None:
+    assert asked.closed_early(0) is None
+    asked.decide("close", 0, "batch", "ann is ill")
+    assert asked.closed_early(0) == "ann is ill"
+    assert asked.closed_early(1) is None
+
+
+def test_a_ledger_of_version_1_is_migrated_with_all_it_holds(asked: Ledger, tmp_path: Path) -> None:
+    asked.store_events(TOOL, [event("a"), event("b", "lynx")])
+    interpret(asked)
+    asked.decide("accept", 0, "score_gap", "known")
+    now = contents(asked)
+    old = tmp_path / "old.sqlite"
+    with sqlite3.connect(old) as db:
+        db.executescript(VERSION_1)
+        for name, (columns, rows) in now.items():
+            kept = [c for c in columns if c not in ("deleted", "truth", "accepted")]
+            values = [[r[columns.index(c)] for c in kept] for r in rows if (name, r[0]) != ("meta", "instance")]
+            db.executemany(f"INSERT INTO {name} ({','.join(kept)}) VALUES ({','.join('?' * len(kept))})", values)
+    with pytest.raises(GleanerError, match="has version 1.*run a tick"), open_ledger(old, clock, write=False):
+        pass
+    with open_ledger(old, clock) as migrated:
+        assert contents(migrated) == now
+        migrated.decide("resend", 0, "x", "y")
+        assert migrated.check() == []
+
+
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE iteration (
+    number INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open','selected','exported','closed')),
+    event_seq INTEGER NOT NULL, base_commit TEXT NOT NULL, opened_at TEXT NOT NULL,
+    params TEXT, dvc_lock TEXT, selection_sha256 TEXT, outcome TEXT, closed_at TEXT
+) STRICT;
+CREATE TABLE selection (
+    item_id TEXT PRIMARY KEY, iteration INTEGER NOT NULL REFERENCES iteration(number), rank INTEGER NOT NULL,
+    arm TEXT NOT NULL CHECK (arm IN ('seed','active','control','holdout')), utility REAL, inclusion REAL NOT NULL,
+    predicted INTEGER NOT NULL, confidence REAL, UNIQUE (iteration, rank)
+) STRICT;
+CREATE TABLE outbox (
+    key TEXT PRIMARY KEY, item_id TEXT NOT NULL UNIQUE REFERENCES selection(item_id),
+    instance TEXT, task_id TEXT, sent_at TEXT
+) STRICT;
+CREATE TABLE label_event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, instance TEXT NOT NULL, annotation_id TEXT NOT NULL,
+    revision INTEGER NOT NULL, payload TEXT NOT NULL, payload_sha256 TEXT NOT NULL, received_at TEXT NOT NULL,
+    UNIQUE (instance, annotation_id, revision)
+) STRICT;
+CREATE TABLE answer (
+    seq INTEGER PRIMARY KEY REFERENCES label_event(seq), item_id TEXT NOT NULL REFERENCES selection(item_id),
+    kind TEXT NOT NULL CHECK (kind IN ('label','skip')), label TEXT NOT NULL, annotator TEXT NOT NULL, seconds REAL
+) STRICT;
+CREATE INDEX answer_item ON answer (item_id, seq);
+CREATE TABLE quarantine (seq INTEGER PRIMARY KEY REFERENCES label_event(seq), reason TEXT NOT NULL) STRICT;
+CREATE TABLE decision (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL CHECK (kind IN ('stop','resume','accept')),
+    iteration INTEGER NOT NULL, subject TEXT NOT NULL, reason TEXT NOT NULL, decided_at TEXT NOT NULL
+) STRICT;
+PRAGMA user_version = 1;
+"""
 
 
 # any order at all -----------------------------------------------------------------------------------------
@@ -478,7 +625,7 @@ class Campaign(RuleBasedStateMachine):
             assert not waiting & answered
             assert ledger.check() == []
             for seq, view in self.views.items():
-                now = {a.item_id: a.state + a.label for a in ledger.asked(seq)}
+                now = {a.item_id: a.state + a.label for a in ledger.asked(event_seq=seq)}
                 assert {item: now[item] for item in view} == view
 
 

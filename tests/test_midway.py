@@ -18,7 +18,7 @@ from tasks import repository
 from tasks.campaign import open_campaign
 from tasks.errors import BadInput, GleanerError
 from tasks.export import export
-from tasks.import_labels import open_iteration, poll
+from tasks.import_labels import due, open_iteration, poll
 from tasks.ingest import ingest
 from tasks.inputs import read_iteration
 from tasks.pool import read_manifest
@@ -154,7 +154,9 @@ def test_a_batch_that_was_deleted_is_written_again_without_what_was_answered(by_
     assert idle is not None and idle.waiting and not idle.warnings
     shutil.rmtree(batch)
     idle = look(by_folder)
-    assert idle is not None and re.search(r"^18 tasks were gone .*iteration-0000/batch\.csv", idle.warnings[0])
+    assert idle is not None and re.search(
+        r"^18 tasks of iteration 0 were not in the labeling tool .*iteration-0000/batch\.csv", idle.warnings[0]
+    )
     with open(batch / "batch.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [row["key"] for row in rows] == [line.split(",")[-1] for line in lines[2:]]
@@ -162,6 +164,40 @@ def test_a_batch_that_was_deleted_is_written_again_without_what_was_answered(by_
     assert broken(by_folder) == []
     answer(by_folder, 0, "1")
     assert tick(by_folder) == "iteration 1"
+
+
+def test_a_batch_that_was_closed_early_goes_on_and_late_answers_count(by_folder: Path) -> None:
+    tick(by_folder)
+    lines = (by_folder / "data/exchange/iteration-0000/batch.csv").read_text().splitlines()
+    cells = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    path = by_folder / "data/exchange/iteration-0000/answers.csv"
+    path.write_text("key,label\n" + "".join(f"{c['key']},1\n" for c in cells[:3]))
+    assert tick(by_folder).startswith("waiting for annotators: 3 of 19")
+    with open_campaign(by_folder, "close") as campaign:
+        campaign.ledger.decide("close", 0, "batch", "ann is ill")
+        verdict = due(campaign)
+    assert verdict.now and verdict.why == "the batch was closed early with 3 of 19 tasks answered: ann is ill"
+    assert tick(by_folder) == "iteration 1"
+    path.write_text("key,label\n" + "".join(f"{c['key']},1\n" for c in cells))
+    tick(by_folder)
+    with open_campaign(by_folder, "look") as campaign:
+        assert sum(a.state == "labeled" for a in campaign.asked()) == 19
+    assert broken(by_folder) == []
+
+
+def test_tasks_that_wait_are_sent_to_another_tool_when_somebody_says_so(root: Path) -> None:
+    edit(root, {"labeling.tool": "folder", "labeling.options": {}})
+    with pytest.raises(BadInput, match=r"waits for answers at oracle:.* or send what waits to the new one"):
+        tick(root)
+    with open_campaign(root, "resend") as campaign:
+        campaign.ledger.send_elsewhere(1, "no more oracle")
+    idle = look(root)
+    assert idle is not None and re.search(r"6 tasks of iteration 1 .* sent again: .*batch\.csv", idle.warnings[0])
+    idle = look(root)
+    assert idle is not None and idle.warnings == ()
+    answer(root, 1, "1")
+    assert tick(root) == "iteration 2"
+    assert broken(root) == []
 
 
 def test_a_slip_in_exclude_is_refused_before_anything_is_opened(root: Path) -> None:

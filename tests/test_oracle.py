@@ -16,14 +16,14 @@ from tasks.labeling import RawEvent, Task
 from tasks.labeling import oracle as oracle_module
 from tasks.ledger import task_key
 from tasks.tables import KNOWN_LABELS
-from tests.annotators import CLASSES, item, make_place, make_tasks
+from tests.annotators import CLASSES, events_of, item, make_place, make_tasks
 
 
 def ask_oracle(root: Path, items: int, **options: Any) -> tuple[list[Task], list[RawEvent]]:
     tool = oracle_module.connect(make_place(root, items), **options)
     tasks = make_tasks(root, items)
     tool.push(tasks)
-    return tasks, list(tool.pull())
+    return tasks, events_of(tool)
 
 
 def test_the_oracle_tells_the_truth_by_default(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_oracle_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tool.push(make_tasks(tmp_path, 400))
     answered = []
     for now[0] in (1000.0, 1060.0, 1120.0, 1e6):
-        answered.append(len(list(tool.pull())))
+        answered.append(len(events_of(tool)))
     assert answered[0] == 0
     assert abs(answered[1] / 400 - 0.632) < 0.1, "half of them and more after the mean delay"
     assert answered == sorted(answered)
@@ -77,7 +77,7 @@ def test_the_oracle_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_oracle_skips_what_it_does_not_know(tmp_path: Path) -> None:
     tool = oracle_module.connect(make_place(tmp_path, 2))
     tool.push(make_tasks(tmp_path, 3))
-    assert [event.payload["kind"] for event in tool.pull()] == ["label", "label", "skip"]
+    assert [event.payload["kind"] for event in events_of(tool)] == ["label", "label", "skip"]
 
 
 def test_the_oracle_like_any_tool_accepts_a_key_twice_and_the_adapter_adopts_the_first(tmp_path: Path) -> None:

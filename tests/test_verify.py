@@ -78,7 +78,7 @@ LEDGER_TWINS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "answer missing": ("I1", r"event 2 is neither an answer nor", ("DELETE FROM answer WHERE seq = 2",)),
-    "answer and quarantined": ("I1", r"event 2 is both", ("INSERT INTO quarantine VALUES (2, 'twin')",)),
+    "answer and quarantined": ("I1", r"event 2 is more than one of", ("INSERT INTO quarantine VALUES (2, 'twin')",)),
     "revision skipped": ("I1", r"has the revisions \[1\]", ("UPDATE label_event SET revision = 1 WHERE seq = 3",)),
     "payload edited": (
         "the ledger holds what was tagged",

@@ -3,7 +3,8 @@
 A tool is somebody else's system: it may be slow, down, or answer twice. The contract keeps money safe:
 
 - `push` is idempotent by our key: tasks that are already there are adopted, only missing ones are created.
-- `pull` returns raw events, as they came; the ledger stores them before anybody interprets them.
+- `pull` returns raw events, as they came, page by page; the ledger stores each page before anybody interprets it.
+- `deleted` tells what was taken away, and only after a targeted look: a page that is short proves nothing.
 - `interpret` is pure and turns one raw payload into an `Answer`, or raises `Uninterpretable` with the reason.
 """
 
@@ -46,6 +47,15 @@ class RawEvent:
 
     annotation_id: str  # unique in the tool instance
     payload: dict[str, Any]  # JSON, stored as it came
+    deleted: bool = False  # the annotation is gone; the payload says how that is known
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of what a tool has to tell; stored in one transaction together with its cursor."""
+
+    events: Sequence[RawEvent]
+    cursor: str = ""  # what `pull` is told the next time; "" starts from the beginning
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class Answer:
     label: str  # "" for a skip
     annotator: str
     seconds: float | None  # time the annotator needed, None when unknown
+    truth: bool = False  # somebody marked it as ground truth: it outweighs all others
+    accepted: bool | None = None  # the model's suggestion, unchanged; None when none was shown or it is not known
 
 
 class Uninterpretable(ValueError):
@@ -80,8 +92,16 @@ class LabelingTool(Protocol):
         """Make sure that the tool holds every task exactly once; one receipt a task, in order."""
         ...
 
-    def pull(self) -> Iterable[RawEvent]:
-        """Every event the tool has, or all since the last pull; repeats are harmless."""
+    def require(self) -> None:
+        """Make sure that the tool can be used. Raises Unreachable, or BadInput with the fix: wrong token, another server."""
+        ...
+
+    def pull(self, cursor: str) -> Iterable[Page]:
+        """Every event the tool has, or those since `cursor` (the last page's); repeats are harmless."""
+        ...
+
+    def deleted(self, live: Iterable[RawEvent]) -> Iterable[RawEvent]:
+        """Which of the `live` annotations the tool certainly holds no more. In doubt it holds them."""
         ...
 
     def interpret(self, payload: dict[str, Any]) -> Answer:
@@ -101,10 +121,15 @@ class Place:
     campaign: str
     classes: tuple[str, ...]
     known_labels: Path  # Parquet of labels that came with the source; only the oracle may read it
+    instance: str = ""  # the tool that holds the campaign's tasks already; "" when none does
+    overlap: int = 1  # people who are asked about each item
 
 
 def read_answer(payload: dict[str, Any]) -> Answer:
-    """Read a payload with `key`, `kind` or `label`, and perhaps `annotator` and `seconds`. Raises Uninterpretable."""
+    """Read a payload with `key`, `kind` or `label`, and perhaps `annotator`, `seconds`, `ground_truth` and `accepted`.
+
+    Raises Uninterpretable.
+    """
     if "error" in payload:
         raise Uninterpretable(str(payload["error"]))
     key, label, kind = payload.get("key"), payload.get("label"), payload.get("kind", "label")
@@ -112,7 +137,13 @@ def read_answer(payload: dict[str, Any]) -> Answer:
         raise Uninterpretable(f"needs text `key`, text `label` and kind label or skip; got {str(payload)[:200]}")
     annotator = payload.get("annotator")
     seconds = _seconds(payload.get("seconds"))
-    return Answer(key, kind, "" if kind == "skip" else label, "" if annotator is None else str(annotator), seconds)
+    truth, accepted = payload.get("ground_truth", False), payload.get("accepted")
+    if not isinstance(truth, bool) or not isinstance(accepted, bool | None):
+        raise Uninterpretable(
+            f"`ground_truth` and `accepted` must be true or false, not {truth!r:.80}, {accepted!r:.80}"
+        )
+    said_by = "" if annotator is None else str(annotator)
+    return Answer(key, kind, "" if kind == "skip" else label, said_by, seconds, truth, accepted)
 
 
 def _seconds(value: Any) -> float | None:

@@ -17,14 +17,14 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput, GleanerError
-from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, read_answer
+from tasks.labeling import Answer, Page, Place, RawEvent, Receipt, Task, read_answer
 from tasks.labeling._answers import SKIP, answer_files, answers, inert
 from tasks.store import Store, disk_error, remove_folder, replace_folder
 
@@ -83,8 +83,18 @@ class Folder:
             raise disk_error(error, target) from error
         return [Receipt(task.key, f"{target.name}/{held[task.key]}") for task in tasks]
 
-    def pull(self) -> Iterator[RawEvent]:
+    def require(self) -> None:
+        """The folder was looked at when it was opened."""
+
+    def pull(self, cursor: str) -> Iterator[Page]:
         """Every answer in every file of every batch."""
+        yield Page(list(self._events()))
+
+    def deleted(self, live: Iterable[RawEvent]) -> list[RawEvent]:
+        """A row that is gone may be a file half written: an answer is taken back with `skip`."""
+        return []
+
+    def _events(self) -> Iterator[RawEvent]:
         for batch in sorted(self.path.glob("iteration-*")):
             if re.fullmatch(r"iteration-\d{4,}", batch.name) and batch.is_dir():
                 keys = {row["image"]: row["key"] for row in _read_tasks(batch)}

@@ -14,7 +14,7 @@ import math
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from annotated_types import Interval
 
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput, Unreachable
-from tasks.labeling import Answer, Place, RawEvent, Receipt, Task, read_answer
+from tasks.labeling import Answer, Page, Place, RawEvent, Receipt, Task, read_answer
 
 DATABASE = ".gleaner/oracle.sqlite"
 SCHEMA = """
@@ -121,8 +121,18 @@ class Oracle:
         held = self._held()
         return [Receipt(task.key, str(held[task.key])) for task in tasks]
 
-    def pull(self) -> Iterator[RawEvent]:
+    def require(self) -> None:
+        """The known labels were looked at when it was opened."""
+
+    def pull(self, cursor: str) -> Iterator[Page]:
         """Answers of all tasks whose time has come, in the order they were created."""
+        yield Page(list(self._events()))
+
+    def deleted(self, live: Iterable[RawEvent]) -> list[RawEvent]:
+        """It never takes an answer back."""
+        return []
+
+    def _events(self) -> Iterator[RawEvent]:
         known = dict(
             zip(*pq.read_table(self.place.known_labels).select(["item_id", "label"]).to_pydict().values(), strict=True)
         )
