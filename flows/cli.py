@@ -295,6 +295,16 @@ def ui(
 
 
 @app.command()
+def label_studio(
+    port: Annotated[int, typer.Option(help="Preferred port; another free one when it is taken.")] = 8080,
+) -> None:
+    """A Label Studio of your own over this workspace, on loopback, until Ctrl-C; installed the first time."""
+    from flows.label_studio import serve
+
+    serve(Path.cwd(), port)
+
+
+@app.command()
 def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")] = "workspaces/demo") -> None:
     """A whole campaign on real images: init, ingest, ten iterations, a random arm beside it, one closing table."""
     from flows.demo import start_demo

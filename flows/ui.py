@@ -44,16 +44,16 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     servers = [_start(server.command, server.log) for server in here]
     try:
         for process, server in zip(servers, here, strict=True):
-            _wait(process, server.health, server.log)
+            wait_for(process, server.health, server.log)
         for line in [*(server.line for server in here), *there]:
             print(line)
         for line in _pages(here):
             print(line)
         if servers:
             print("Ctrl-C ends what was started.", flush=True)
-            _until_interrupted(servers)
+            until_interrupted(servers)
     finally:
-        _stop(servers)
+        stop(servers)
 
 
 def _ours(folder: Path, uri: str, mlflow_port: int, prefect_port: int) -> tuple[list[Server], list[str]]:
@@ -62,7 +62,7 @@ def _ours(folder: Path, uri: str, mlflow_port: int, prefect_port: int) -> tuple[
     if uri.startswith(("http://", "https://")):
         there.append(f"MLflow   {public(uri)}   (MLFLOW_TRACKING_URI: it runs there)")
     else:
-        port = _free(mlflow_port)
+        port = free_port(mlflow_port)
         line = f"MLflow   http://{HOST}:{port}   (experiments, plots, batches, model registry)"
         health = f"http://{HOST}:{port}/health"
         here.append(Server(_mlflow(folder, uri, port), folder / "mlflow-server.log", health, line))
@@ -70,7 +70,7 @@ def _ours(folder: Path, uri: str, mlflow_port: int, prefect_port: int) -> tuple[
     if url:
         there.append(f"Prefect  {public(url)}   (PREFECT_API_URL: it runs there)")
     else:
-        port = _free(prefect_port)
+        port = free_port(prefect_port)
         os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{port}/api"  # the page asks there, not at 4200
         line = f"Prefect  http://{HOST}:{port}   (runs, logs, artifacts)"
         here.append(Server(_prefect(port), folder / "prefect-server.log", f"http://{HOST}:{port}/api/health", line))
@@ -99,7 +99,7 @@ def _prefect(port: int) -> list[str]:
     return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
 
 
-def _free(port: int) -> int:
+def free_port(port: int) -> int:
     """`port`, or a free one when it is taken."""
     for wanted in (port, 0):
         with socket.socket() as probe:
@@ -119,7 +119,8 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Return when `url` answers 200. Raises GleanerError with the log's place when the server ends or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -131,7 +132,8 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise GleanerError(f"a server did not start. Its log: {log}")
 
 
-def _until_interrupted(servers: list[subprocess.Popen[bytes]]) -> None:
+def until_interrupted(servers: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for Ctrl-C, SIGTERM or the end of a server."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -141,7 +143,8 @@ def _until_interrupted(servers: list[subprocess.Popen[bytes]]) -> None:
         print()
 
 
-def _stop(servers: list[subprocess.Popen[bytes]]) -> None:
+def stop(servers: list[subprocess.Popen[bytes]]) -> None:
+    """End servers with all they started."""
     for server in servers:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)

@@ -198,11 +198,16 @@ def _tasks(campaign: Campaign, number: int) -> list[Task]:
             arm=row["arm"],
             image=images[row["item_id"]],
             utility=row["utility"],
-            predicted=classes[row["predicted"]] if row["predicted"] >= 0 else None,
-            confidence=row["confidence"] if row["predicted"] >= 0 else None,
+            predicted=classes[row["predicted"]] if _suggested(row) else None,
+            confidence=row["confidence"] if _suggested(row) else None,
         )
         for row in batch
     ]
+
+
+def _suggested(row: dict[str, Any]) -> bool:
+    """Whether annotators see what the model says: not where people are the measure of it (control and holdout)."""
+    return row["predicted"] >= 0 and row["arm"] in ("seed", "active")
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def _at_work(root: Path, program: str) -> str | None:
 
 def unfinished(root: Path) -> list[Path]:
     """Files and folders of a workspace that a dead process was still writing; each will be written again."""
-    places = ("", "data/**/", "models/**/", ".gleaner/", ".gleaner/serving/*/", ".gleaner/tracking/")
+    places = ("", "data/**/", "models/**/", ".gleaner/", ".gleaner/serving/images/*/", ".gleaner/tracking/")
     files = (f"*{TEMPORARY}", f".*{TEMPORARY}")
     folders = [f"{place}.*{end}" for place in ("data/", ".gleaner/tracking/") for end in (".new", ".old")]
     patterns = [f"{place}{name}" for place in places for name in files] + folders + [".gleaner/*.rebuilding*"]

@@ -1,7 +1,7 @@
 """The serving folder: copies of the images that annotators see, checked against the item's hash.
 
 Originals stay where they are and may change or vanish; an annotator must see exactly the bytes that the item id
-names. `.gleaner/serving/1f/1f3a….png`
+names. `.gleaner/serving/images/1f/1f3a….png`
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.images import Refused
 from tasks.originals import Originals
 from tasks.store import Store, sha256
 
-FOLDER = ".gleaner/serving"
+FOLDER = ".gleaner/serving/images"
 _TODO = "Bring the original back, or name it in select.exclude of params.yaml; then run the tick again."
 SIGNATURES = (
     (b"\xff\xd8\xff", ".jpg"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from tasks import plugins
 from tasks.labeling import LabelingTool, Place, RawEvent, Task
+from tasks.labeling.label_studio import TOKEN_FILE
 from tasks.ledger import task_key
 from tasks.store import Store
 from tasks.tables import KNOWN_LABELS
+from tests.fake_label_studio import TOKEN, FakeLabelStudio
 
 CLASSES = ("deer", "fox", "=cmd|' /C calc'!A0")
 
@@ -44,9 +47,31 @@ def make_tasks(root: Path, items: int = 8, iteration: int = 0) -> list[Task]:
     ]
 
 
-def connect(name: str, root: Path, **options: Any) -> LabelingTool:
-    tool: LabelingTool = plugins.find("labeling", name).connect(make_place(root), **options)
+def connect(name: str, root: Path, campaign: str = "camp-1", **options: Any) -> LabelingTool:
+    """A tool of a workspace; Label Studio's server is a fake of the workspace's own."""
+    if name == "label_studio":
+        options = {"url": server_of(root).url, **options}
+    tool: LabelingTool = plugins.find("labeling", name).connect(replace(make_place(root), campaign=campaign), **options)
     return tool
+
+
+SERVERS: dict[Path, FakeLabelStudio] = {}
+
+
+def server_of(root: Path) -> FakeLabelStudio:
+    """The fake Label Studio of a workspace, which lives as long as the tests; its token is in the workspace."""
+    if root not in SERVERS:
+        SERVERS[root] = FakeLabelStudio().__enter__()
+        Store(root).write_bytes(TOKEN_FILE, TOKEN.encode())
+    return SERVERS[root]
+
+
+def submit(root: Path) -> None:
+    """What people do in Label Studio with the tasks that wait."""
+    server = server_of(root)
+    for number, task in sorted(server.tasks.items()):
+        if not task["annotations"]:
+            server.annotate(number, "fox")
 
 
 def events_of(tool: LabelingTool, cursor: str = "") -> list[RawEvent]:

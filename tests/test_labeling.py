@@ -20,14 +20,29 @@ from tasks import plugins
 from tasks.labeling import Answer, LabelingTool, Uninterpretable, read_answer
 from tasks.labeling import oracle as oracle_module
 from tasks.labeling.folder import Folder
+from tasks.labeling.label_studio import LabelStudio
 from tasks.labeling.oracle import Oracle
-from tests.annotators import BATCH, CLASSES, JSON, connect, events_of, fill_in, make_place, make_tasks
+from tests.annotators import (
+    BATCH,
+    CLASSES,
+    JSON,
+    connect,
+    events_of,
+    fill_in,
+    make_tasks,
+    server_of,
+    submit,
+)
 
 TOOLS = plugins.names("labeling")
 
 
 #: how the tool's annotators answer; an entry for every tool, so that no tool goes without these tests
-ANNOTATORS: dict[str, Callable[[Path], object]] = {"oracle": lambda root: None, "folder": fill_in}
+ANNOTATORS: dict[str, Callable[[Path], object]] = {
+    "oracle": lambda root: None,
+    "folder": fill_in,
+    "label_studio": submit,
+}
 
 
 def test_every_tool_is_tested() -> None:
@@ -99,13 +114,17 @@ def test_events_are_json_and_mean_the_tasks_that_were_sent(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_the_instance_stays_the_same_and_differs_elsewhere(name: str, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    tool = connect(name, tmp_path / "a")
-    assert tool.instance
-    assert tool.instance == connect(name, tmp_path / "a").instance
-    assert tool.address
-    place = replace(make_place(tmp_path / "b"), campaign="camp-2")
-    assert plugins.find("labeling", name).connect(place).instance != tool.instance
+    found = {}
+    for campaign in ("camp-1", "camp-2"):
+        root = tmp_path / campaign
+        root.mkdir()
+        tool = connect(name, root, campaign=campaign)
+        tool.push([replace(task, key=task.key.replace("camp-1", campaign)) for task in make_tasks(root)])
+        again = connect(name, root, campaign=campaign)
+        assert tool.instance == again.instance
+        assert tool.address == again.address
+        found[tool.instance] = tool.address
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -119,6 +138,7 @@ def test_nothing_to_send_and_nothing_to_pull_is_fine(name: str, tmp_path: Path) 
 LOSSES: dict[str, Callable[[Path], object]] = {
     "oracle": lambda root: _forget(root),
     "folder": lambda root: shutil.rmtree(root / BATCH),
+    "label_studio": lambda root: server_of(root).tasks.clear(),
 }
 
 
@@ -137,6 +157,14 @@ def test_lost_tasks_are_told_and_can_be_sent_again(name: str, tmp_path: Path) ->
     assert tool.lost(tool.push(tasks[2:])) == []
 
 
+#: tools that only interpret: that is pure
+UNCONNECTED: dict[str, Callable[[], LabelingTool]] = {
+    "oracle": lambda: Oracle(None, None),  # type: ignore[arg-type]
+    "folder": lambda: Folder(None, None),  # type: ignore[arg-type]
+    "label_studio": lambda: LabelStudio(None, None, "", None),  # type: ignore[arg-type]
+}
+
+
 KEYS = st.sampled_from(["key", "kind", "label", "annotator", "seconds", "error", "file", "task", "result", "other"])
 
 
@@ -144,7 +172,7 @@ KEYS = st.sampled_from(["key", "kind", "label", "annotator", "seconds", "error",
 @settings(max_examples=150, deadline=None)
 @given(payload=st.dictionaries(KEYS, JSON | st.sampled_from(["skip", "label", "deer"])))
 def test_any_payload_is_an_answer_or_uninterpretable(name: str, payload: dict[str, Any]) -> None:
-    tool: LabelingTool = {"oracle": Oracle, "folder": Folder}[name](None, None)
+    tool = UNCONNECTED[name]()
     try:
         answer = tool.interpret(payload)
     except Uninterpretable as reason:

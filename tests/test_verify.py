@@ -168,7 +168,7 @@ def test_a_corrupted_ledger_is_named_once_with_the_way_out(root: Path, how: str)
 def test_a_serving_copy_with_other_bytes_is_found(
     root: Path, change_bytes: Callable[[bytes], bytes], deep: bool
 ) -> None:
-    served = sorted((root / ".gleaner/serving").glob("*/*"))[3]
+    served = sorted((root / ".gleaner/serving/images").glob("*/*"))[3]
     served.write_bytes(change_bytes(served.read_bytes()))
     assert served.name in found(root, deep=deep)["I3 annotators saw the bytes we know"]
 

@@ -29,12 +29,12 @@ def labeling_config(classes: Sequence[str]) -> str:
     shape = {"name": CONTROL, "toName": IMAGE, "choice": "single", "showInline": "true"}
     choices = ElementTree.SubElement(view, "Choices", shape)
     for name in classes:
-        ElementTree.SubElement(choices, "Choice", _choice(name))
+        ElementTree.SubElement(choices, "Choice", choice(name))
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
-def _choice(name: str) -> dict[str, str]:
+def choice(name: str) -> dict[str, str]:
     """Label Studio reads `$word` in a value as a field of the task; only an alias reaches the results as it stands."""
     return {"value": name.replace("$", "\N{FULLWIDTH DOLLAR SIGN}"), "alias": name} if "$" in name else {"value": name}
 
@@ -44,6 +44,7 @@ def task(task: Task, image_url: str, classes: Sequence[str]) -> dict[str, Any]:
     data = {
         IMAGE: image_url,
         "key": task.key,
+        "batch": task.key.rpartition(":")[0],
         "item_id": task.item_id,
         "iteration": task.iteration,
         "rank": task.rank,
