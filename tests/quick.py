@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +161,23 @@ def state(root: Path) -> dict[str, Any]:
             columns, rows = ledger.rows(name)
             keep = [i for i, column in enumerate(columns) if column not in VOLATILE]
             ledger_rows[name] = [tuple(row[i] for i in keep) for row in rows]
-    import sqlite3
-
-    with sqlite3.connect(root / ".gleaner/oracle.sqlite") as db:
-        tasks = sorted(row[0] for row in db.execute("SELECT key FROM task"))
+    ledger_rows["meta"] = [row for row in ledger_rows["meta"] if not row[0].startswith("cursor:")]  # holds a clock
     queued = sorted(p.name for p in (root / ".gleaner/tracking").glob("iter-*"))
-    return {"files": files, "ledger": ledger_rows, "tags": repository.tags(root), "tool": tasks, "queued": queued}
+    return {
+        "files": files,
+        "ledger": ledger_rows,
+        "tags": repository.tags(root),
+        "tool": _oracles_tasks(root),
+        "queued": queued,
+    }
+
+
+def _oracles_tasks(root: Path) -> list[str]:
+    database = root / ".gleaner/oracle.sqlite"
+    if not database.exists():
+        return []
+    with sqlite3.connect(database) as db:
+        return sorted(row[0] for row in db.execute("SELECT key FROM task"))
 
 
 def broken(root: Path) -> list[str]:
