@@ -46,6 +46,8 @@ class RawEvent:
 
     annotation_id: str  # unique in the tool instance
     payload: dict[str, Any]  # JSON, stored as it came
+    row: int | None = None  # where in its file it stands now; not stored: moving a row says nothing new
+    image: str = ""  # the image as its file names it, not stored either
 
 
 @dataclass(frozen=True)
