@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import committed, inputs, pool, repository, versions
+from tasks import committed, inputs, pool, refusals, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
@@ -48,6 +48,7 @@ def poll(campaign: Campaign) -> int:
     checkpoint("import:store:after")
     answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
     checkpoint("import:interpret:after")
+    refusals.write(campaign, events)
     if stored:
         campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
     return answers
@@ -216,7 +217,7 @@ def main() -> None:
             )
         else:
             print(f"{answers} new answers; nothing is due: {verdict.why}.")
-            for line in send_again(campaign) if verdict.waiting else ():
+            for line in (*(send_again(campaign) if verdict.waiting else ()), *refusals.warning(campaign)):
                 print(line)
 
 

@@ -135,7 +135,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "no columns": ("a.csv", "picture,class\na,b\n", r"iteration-0000/a\.csv cannot be read: it needs the columns `label`"),
     "empty": ("a.csv", "", r"a\.csv cannot be read: it needs the columns"),
     "a column twice": ("a.csv", f"image,label,label\n{image(0)},deer,fox\n", "a column is there twice"),
-    "an open quote": ("a.csv", f'image,label\n"{image(0)},deer\n', r"a\.csv cannot be read: unexpected end of data"),
+    "an open quote": ("a.csv", f'image,label\n"{image(0)},deer\n', r"a\.csv, row 2: the table cannot be read from here on: unexpected end"),
     "nul": ("a.csv", f"image,label\n{image(0)}\x00,deer\n", r"a\.csv"),
     "latin 1": ("a.csv", f"image,label\n{image(0)},Reh\xe4\n".encode("latin-1"), r"a\.csv cannot be read: 'utf-8' codec"),
     "utf 16": ("a.csv", f"image,label\n{image(0)},deer\n".encode("utf-16"), r"a\.csv cannot be read"),
@@ -150,6 +150,8 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "json nan": ("a.json", f'[{{"image": "{image(0)}", "label": "deer", "seconds": NaN}}]', "row 1: seconds must be a number"),
     "json huge": ("a.json", f'[{{"image": "{image(0)}", "label": "deer", "seconds": 1{"0" * 400}}}]', "seconds must be"),
     "json deep": ("a.json", "[" * 100_000, r"a\.json cannot be read"),
+    "json twice": ("a.json", f'{{"{image(0)}": "deer", "{image(0)}": "fox"}}', "is there twice in one object"),
+    "ground truth": ("a.csv", f"image,label,ground_truth\n{image(0)},deer,maybe\n", "row 2: ground_truth must be true or"),
     "json list in seconds": ("a.json", json.dumps([{"key": key(0), "label": "deer", "seconds": []}]), "seconds must be"),
 }  # fmt: skip
 

@@ -48,6 +48,7 @@ def answers(file: Path, keys: Mapping[str, str]) -> Iterator[RawEvent]:
     """One event a row that has a label; `keys` maps the batch's images to task keys."""
     where = f"{file.parent.name}/{file.name}"
     seen: Counter[str] = Counter()
+    images = {key: image for image, key in keys.items()}
     try:
         rows = _read_rows(file)
     except (ValueError, csv.Error, OSError, RecursionError) as error:
@@ -60,7 +61,12 @@ def answers(file: Path, keys: Mapping[str, str]) -> Iterator[RawEvent]:
         name = str(payload.get("key") or f"row {row.number}")
         name = f"{name}#annotation {row.annotation}" if row.annotation else name
         seen[name] += 1
-        yield RawEvent(f"{where}#{name}#{seen[name]}", {"file": where, **payload}, row.number, _name(row.image))
+        yield RawEvent(
+            f"{where}#{name}#{seen[name]}",
+            {"file": where, **payload},
+            row.number,
+            images.get(payload.get("key", ""), _name(row.image)),
+        )
 
 
 def _read_rows(file: Path) -> list[Row]:

@@ -38,7 +38,7 @@ def batch_files(
         else:
             asked = [label_studio_task(task, f"images/{names[task.key]}", classes) for task in tasks]
             files[f"{stem}.label_studio.json"] = _json(asked)
-            files["label_studio.xml"] = labeling_config(classes).encode()
+            files["label_studio.xml"] = labeling_config(classes).encode("utf-8", "backslashreplace")
     return files
 
 

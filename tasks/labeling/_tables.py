@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,17 @@ def read_table(text: str) -> list[Row]:
     if len({*columns} - {""}) != len([name for name in columns if name]):
         raise Uninterpretable(f"a column is there twice: {', '.join(columns)[:SHOWN]}. Keep one of them")
     reader.fieldnames = columns
-    return [_row(reader.line_num, cells) for cells in reader]
+    return list(_rows(reader))
+
+
+def _rows(reader: csv.DictReader[str]) -> Iterator[Row]:
+    """Each row, and where quotes go wrong one that says so: what stands before it is certain."""
+    try:
+        for cells in reader:
+            yield _row(reader.line_num, cells)
+    except csv.Error as error:
+        reason = f"the table cannot be read from here on: {error}. Correct its quotes; the rows before count"
+        yield Row(reader.line_num + 1, error=reason)
 
 
 def _row(number: int, cells: dict[Any, Any]) -> Row:
