@@ -193,7 +193,7 @@ def test_no_garbage_in_a_table_loses_a_good_answer(
         assert repr(list(tool.pull())) == repr(list(tool.pull()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(value=JSON | st.dictionaries(st.sampled_from(["images", "annotations", "categories", "data"]), st.lists(JSON)))
 def test_any_json_is_read_or_refused_with_its_file(value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
