@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows import settings
 from tasks import tracking, versions
-from tasks.campaign import Campaign, open_campaign
+from tasks.campaign import open_campaign
 from tasks.errors import Unreachable
 from tasks.export import send_again
 from tasks.import_labels import due, poll
-from tasks.progress import refused
+from tasks.refusals import warning
 
 if TYPE_CHECKING:
     from flows.iterate import Tick
@@ -48,12 +48,7 @@ def look(root: Path) -> Idle | None:
         if verdict.now:
             return None
         again = send_again(campaign) if verdict.waiting else []
-        return Idle(verdict.why, verdict.waiting, (*again, *_refused(campaign), *tracking.flush(campaign)))
-
-
-def _refused(campaign: Campaign) -> list[str]:
-    count = len(refused(campaign))
-    return [f"{count} of the answers were refused; `gleaner status` says why"] if count else []
+        return Idle(verdict.why, verdict.waiting, (*again, *warning(campaign), *tracking.flush(campaign)))
 
 
 def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Tick | Idle]:

@@ -49,6 +49,8 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("answer refused", reason) for reason in value.get("refused_answers", ())[:SHOWN]]
     if len(value.get("refused_answers", ())) > SHOWN:
         rows.append(("", f"and {len(value['refused_answers']) - SHOWN} more"))
+    if value.get("refused_file"):
+        rows.append(("", f"{value['refused_file']}: each with file, row, value and reason"))
     if value.get("waiting_for_tracker"):
         rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
     rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]

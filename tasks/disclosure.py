@@ -20,6 +20,7 @@ SECRET = re.compile(r"(^|_)(API_?)?(TOKEN|PASSWORD|PASSWD|SECRET|KEY|CREDENTIALS
 SHORTEST = 8  # characters: shorter values are found everywhere
 #: where the campaign writes text: logs, the tracker's queue and database, reports. The images are hashes' business
 FOLDERS = (".gleaner", "data/report", "data/evaluation", "data/inputs", "data/exchange", "models")
+FILES = ("data/refused.csv",)
 IMAGES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp", ".img", ".npy")
 
 
@@ -56,7 +57,7 @@ def secrets_in_files(store: Store, deep: bool = False) -> Iterator[str]:
 
 
 def _files(store: Store) -> Iterator[Path]:
-    names = {store.path(name) for name in repository.tracked(store.root)}
+    names = {store.path(name) for name in (*repository.tracked(store.root), *FILES)}
     for folder in FOLDERS:
         names |= {path for path in store.path(folder).rglob("*") if path.suffix not in IMAGES}
     yield from sorted(path for path in names if path.is_file() and not path.is_symlink())

@@ -90,6 +90,18 @@ def decode(content: bytes, size: int, mode: str, max_pixels: int) -> Decoded:
         raise Refused(*_explain(kind, error)) from None
 
 
+def header_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels as the header says, before any decoding and orientation; None when it cannot be read."""
+    kind = sniff(content)
+    if not kind:
+        return None
+    try:
+        width, height = _open(content, kind).size
+    except BROKEN:
+        return None
+    return int(width), int(height)
+
+
 def _decode(content: bytes, kind: str, size: int, mode: str, max_pixels: int) -> Decoded:
     if kind == "PNG":
         _check_png(content)

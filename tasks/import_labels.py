@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import committed, inputs, pool, repository, versions
+from tasks import committed, inputs, pool, refusals, repository, versions
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
 from tasks.errors import BadInput, did_you_mean
 from tasks.export import finish_exported, send_again
+from tasks.labeling import RawEvent
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
 from tasks.progress import history, reason_to_stop
@@ -42,24 +43,26 @@ def poll(campaign: Campaign) -> int:
     if campaign.ledger.latest() is None:
         campaign.tool.require()  # a tool that cannot work is refused before the campaign begins
         return 0
-    stored = _store(campaign)
+    stored, in_files = _store(campaign)
     answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
     checkpoint("import:interpret:after")
+    refusals.write(campaign, in_files)
     if stored:
         campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
     return answers
 
 
-def _store(campaign: Campaign) -> int:
-    """Store what the tool tells, page by page, as it came."""
+def _store(campaign: Campaign) -> tuple[int, list[RawEvent]]:
+    """Store what the tool tells, page by page, as it came: how much was new, and the events that stand in files."""
     tool, ledger = campaign.tool, campaign.ledger
     tool.require()
-    stored = 0
+    stored, in_files = 0, []
     for page in tool.pull(ledger.cursor(tool.instance)):
         checkpoint("import:store:before")
         stored += ledger.store_events(tool.instance, page.events, page.cursor)
         checkpoint("import:store:after")
-    return stored + ledger.store_events(tool.instance, tool.deleted(ledger.live(tool.instance)))
+        in_files += [event for event in page.events if event.row is not None]
+    return stored + ledger.store_events(tool.instance, tool.deleted(ledger.live(tool.instance))), in_files
 
 
 def due(campaign: Campaign) -> Due:
@@ -228,7 +231,7 @@ def main() -> None:
             )
         else:
             print(f"{answers} new answers; nothing is due: {verdict.why}.")
-            for line in send_again(campaign) if verdict.waiting else ():
+            for line in (*(send_again(campaign) if verdict.waiting else ()), *refusals.warning(campaign)):
                 print(line)
 
 

@@ -36,7 +36,8 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "alerts": ("monitoring/alerts", ("send",)),
 }
 
-#: types that an option may have, as they are written; a number may have a range, and Literal["a", "b"] is one of these
+#: types that an option may have, as they are written; a number may have a range, Literal["a", "b"] is one of
+#: these, and list[Literal["a", "b"]] some of them
 TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list[str]": list[str]}
 
 
@@ -122,13 +123,15 @@ def _type(node: ast.expr | None, where: str) -> Any:
             return TYPES[ast.unparse(node)]
         case ast.Subscript(ast.Name("Literal"), words):
             return Literal[_literal(words, where)]
+        case ast.Subscript(ast.Name("list"), ast.Subscript(ast.Name("Literal"), words)):
+            return list[Literal[_literal(words, where)]]  # type: ignore[misc]
         case ast.Subscript(
             ast.Name("Annotated"),
             ast.Tuple([ast.Name("int" | "float" as number), ast.Call(ast.Name("Interval"), [], limits)]),
         ) if {limit.arg for limit in limits} <= {"gt", "ge", "lt", "le"}:
             return Annotated[TYPES[number], Interval(**{str(each.arg): _literal(each.value, where) for each in limits})]
     raise BadInput(
-        f'{where}: its type must be one of {", ".join(TYPES)}, Literal["a", "b"] or, with a range, '
+        f'{where}: its type must be one of {", ".join(TYPES)}, Literal["a", "b"], list[Literal["a", "b"]] or, with a range, '
         "Annotated[int, Interval(ge=1)] (gt, ge, lt, le), so that it can be checked without an import."
     )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 from tasks import pool, stopping
 from tasks.campaign import Campaign
-from tasks.ledger import Asked, task_key
+from tasks.ledger import Asked
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
@@ -24,23 +23,6 @@ def history(campaign: Campaign) -> list[dict[str, Any]]:
             missing = {name: NOTHING[name] for name in NOTHING if values[name] is None}
             rows.append({**values, **missing, "iteration": row.number})
     return rows
-
-
-def refused(campaign: Campaign) -> list[str]:
-    """Why answers were refused that somebody still waits for: of tasks without an answer, or of a whole file."""
-    latest, asked = campaign.ledger.latest(), campaign.asked()
-    pending = {task_key(campaign.id, a.iteration, a.item_id): a.rank for a in asked if a.state == "pending"}
-    reasons: list[str] = []
-    if latest is None or not pending:
-        return reasons
-    for row in campaign.ledger.quarantined():
-        payload = json.loads(row["payload"])
-        key, file = payload.get("key"), str(payload.get("file") or "")
-        if key in pending or (not isinstance(key, str) and row["seq"] > latest.event_seq):
-            rank = f"rank {pending[key]}: " if key in pending else ""
-            reason = f"{rank}{row['reason']}" if file in row["reason"] else f"{file}, {rank}{row['reason']}"
-            reasons.append("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason))
-    return reasons
 
 
 def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:

@@ -13,7 +13,7 @@ from tasks.import_labels import due
 from tasks.ledger import require_no_loss
 from tasks.params import load
 from tasks.pool import read_info
-from tasks.progress import refused
+from tasks.refusals import FILE, line, refusals
 from tasks.store import Store
 from tasks.tables import ARMS
 
@@ -72,7 +72,8 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "low": outcome.get("low"),
         "high": outcome.get("high"),
         "champion": outcome.get("champion"),
-        "refused_answers": refused(campaign),
+        "refused_answers": [line(refusal) for refusal in refusals(campaign)],
+        "refused_file": FILE if campaign.store.exists(FILE) else None,
         "annotators_work_at": campaign.tool.address if any(a.state == "pending" for a in asked) else None,
         "waiting_for_tracker": len(tracking.waiting(campaign.store)),
         "remote": remotes.remote(campaign.root),

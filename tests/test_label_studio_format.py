@@ -58,7 +58,7 @@ def test_a_dollar_is_not_read_as_a_field_of_the_task() -> None:
 def test_a_task_carries_what_is_asked_and_what_the_model_suggests() -> None:
     asked = task(QUESTION, "images/a.png", ("deer", "fox"))
     assert asked["data"] == {
-        "image": "images/a.png", "key": "camp-1:3:ab", "item_id": "ab", "iteration": 3, "rank": 7, "utility": 0.5,
+        "image": "images/a.png", "key": "camp-1:3:ab", "batch": "camp-1:3", "item_id": "ab", "iteration": 3, "rank": 7, "utility": 0.5,
         "arm": "active",
     }  # fmt: skip
     assert asked["predictions"] == [{"model_version": "iteration-3", "score": 0.9, "result": [result("deer")]}]

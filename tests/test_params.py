@@ -171,6 +171,7 @@ RANGES = [
     ("labeling", "tool", "oracle", "delay_seconds", ".inf", "must be a finite number, at least 0, not inf"),
     ("embed", "backbone", "torchvision", "precision", "float16", "must be one of float32, bfloat16, not 'float16'"),
     ("source", "kind", "folder", "labels", "folder", "must be one of none, folders, not 'folder'. Did you mean 'folders'?"),
+    ("labeling", "tool", "folder", "formats", "[csv, xml]", "must be one of csv, json, coco, label_studio, not 'xml'"),
     ("source", "kind", "idx", "classes", "[a, 2]", 'must be text, not 2. Write it in quotes: "2". The default is [].'),
 ]  # fmt: skip
 

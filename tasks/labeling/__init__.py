@@ -48,6 +48,8 @@ class RawEvent:
     annotation_id: str  # unique in the tool instance
     payload: dict[str, Any]  # JSON, stored as it came
     deleted: bool = False  # the annotation is gone; the payload says how that is known
+    row: int | None = None  # where in its file it stands now; not stored: moving a row says nothing new
+    image: str = ""  # the image as its file names it, not stored either
 
 
 @dataclass(frozen=True)
