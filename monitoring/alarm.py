@@ -14,26 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
-from monitoring import news
 from monitoring.alerts import Alert, harmless, one_line
 from monitoring.channels import FAULTS, Told, alert_settings, everyone, reason_of
-from monitoring.outbox import OUTBOX, Outbox, Unusable, only_one, open_outbox
-from tasks.campaign import IDENTITY
+from monitoring.outbox import OUTBOX, Unusable, only_one, open_outbox
 from tasks.checkpoint import checkpoint
 from tasks.disclosure import secrets
-from tasks.errors import BadInput, Blocked, Busy, GleanerError
-from tasks.store import Store
 
 BUDGET_SECONDS = 60.0  # of one flush; what is not delivered by then waits for the next one
 AT_ONCE = ".gleaner/alerts.at-once"  # its time is when an alert went out without the outbox
 AT_ONCE_SECONDS = 3600.0  # between two of these: without an outbox nobody remembers what was told
-UNATTENDED = "GLEANER_UNATTENDED"
 Clock = Callable[[], float]
-Value = TypeVar("Value")
 
 
 def raise_alert(root: Path, alert: Alert, now: Clock = time.time) -> bool:
@@ -136,16 +128,16 @@ def _waiting(root: Path, told: Sequence[Told], now: Clock) -> list[str]:
 
 
 def _at_once(root: Path, alert: Alert, error: Unusable, now: Clock) -> None:
-    _say(f"the outbox of alerts cannot be written ({error}): {alert.title}")
+    say(f"the outbox of alerts cannot be written ({error}): {alert.title}")
     if _lately(root / AT_ONCE, now()):
-        _say("that alert is not sent: without the outbox one goes out an hour")
+        say("that alert is not sent: without the outbox one goes out an hour")
         return
     for one in everyone(alert_settings(root)):
         try:
             if one.target:
                 one.send([alert])
         except FAULTS as fault:
-            _say(f"{one.name}: {reason_of(fault)}")
+            say(f"{one.name}: {reason_of(fault)}")
 
 
 def _lately(mark: Path, now: float) -> bool:
@@ -160,56 +152,6 @@ def _lately(mark: Path, now: float) -> bool:
     return False
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Where nobody else says it."""
     print(f"warning: {line}", file=sys.stderr)
-
-
-# ticks ----------------------------------------------------------------------------------------------------
-
-
-def tick_failed(root: Path, error: BaseException, step: str, now: Clock = time.time) -> None:
-    """A tick ended with `error` at a step: tell people, unless it is none of their business, and deliver.
-
-    Not told: another process at work (Busy), a batch that a check refused (its finding was told), and what the person
-    at the terminal mistyped (BadInput; set GLEANER_UNATTENDED=1 where a terminal has nobody before it).
-    """
-    mistyped = isinstance(error, BadInput) and sys.stdin.isatty() and not os.environ.get(UNATTENDED)
-    if not isinstance(error, Busy | Blocked) and not mistyped:
-        campaign, day = identity(root), _day(now())
-        raise_alert(root, news.of_failure(campaign, error, step, day, _recoveries(root, campaign, day)), now)
-    for line in flush(root, now):
-        _say(line)
-
-
-def tick_worked(root: Path, now: Clock = time.time) -> list[str]:
-    """A tick ended well: tell people who were told that ticks fail, and deliver. Returns what `flush` does."""
-    if (root / OUTBOX).exists() and _ask(root, lambda outbox: outbox.newest("tick_failed")) == "error":
-        campaign, day = identity(root), _day(now())
-        alert = news.of_recovery(campaign, day, _recoveries(root, campaign, day))
-        if alert is not None:
-            raise_alert(root, alert, now)
-    return flush(root, now)
-
-
-def _recoveries(root: Path, campaign: str, day: str) -> int:
-    return _ask(root, lambda outbox: outbox.count(news.recovered(campaign, day))) or 0
-
-
-def _ask(root: Path, question: Callable[[Outbox], Value]) -> Value | None:
-    try:
-        with open_outbox(root) as outbox:
-            return question(outbox)
-    except Unusable:
-        return None
-
-
-def _day(now: float) -> str:
-    return datetime.fromtimestamp(now, UTC).date().isoformat()
-
-
-def identity(root: Path) -> str:
-    """The campaign's id; the folder's name when there is none to be read."""
-    try:
-        return str(Store(root).read_json(IDENTITY)["id"])
-    except (GleanerError, OSError, KeyError, TypeError):
-        return root.resolve().name

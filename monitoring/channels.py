@@ -13,9 +13,11 @@ from typing import Any
 
 from monitoring.alerts import Alert
 from tasks import plugins
+from tasks.campaign import IDENTITY
 from tasks.errors import GleanerError
 from tasks.params import load
 from tasks.params_sections import Alerts
+from tasks.store import Store
 
 #: a channel of somebody's own may be wrong in any way; that must not hide what it was to tell of
 FAULTS = (
@@ -70,3 +72,11 @@ def _targets(channel: str, options: dict[str, Any]) -> list[Told]:
 def reason_of(error: BaseException) -> str:
     """Why a channel failed, as it may be shown: of errors that are not ours only the class."""
     return str(error) if isinstance(error, GleanerError) else f"its code failed with {type(error).__name__}"
+
+
+def identity(root: Path) -> str:
+    """The campaign's id; the folder's name when there is none to be read."""
+    try:
+        return str(Store(root).read_json(IDENTITY)["id"])
+    except (GleanerError, OSError, KeyError, TypeError):
+        return root.resolve().name

@@ -1,5 +1,6 @@
 """What people should hear of as the ledger stands: an end, a stop, a batch that waits, labels that are all there.
 
+    notice(campaign)    raises each of them
     standing(campaign)  ->  [Alert("warning", "batch_waiting", "iteration 3 has waited for answers for 49 hours", …)]
 
 Asked at every look, told once: a tick that was killed before it told somebody is made up for by the next one.
@@ -11,9 +12,16 @@ from collections.abc import Callable
 from datetime import datetime
 
 from monitoring import news
+from monitoring.alarm import raise_alert
 from monitoring.alerts import Alert
 from tasks.campaign import Campaign, utc_now
 from tasks.ledger import IterationRow
+
+
+def notice(campaign: Campaign) -> None:
+    """Raise what the ledger gives reason for."""
+    for alert in standing(campaign):
+        raise_alert(campaign.root, alert)
 
 
 def standing(campaign: Campaign, now: Callable[[], str] = utc_now) -> list[Alert]:

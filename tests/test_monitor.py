@@ -199,7 +199,7 @@ def test_alerts_are_one_line_each_and_leave_out_what_is_fine(store: Store, caplo
     hostile = replace(found[0], check="x", severity="warn", outcome="fail", what="class\n2026 ERROR fake \x1b[31m")
     alerts = of_findings("deer", 2, [*found, hostile, replace(hostile, severity="off")])
     with caplog.at_level(logging.INFO, "gleaner.alerts"):
-        send(alerts, "the log")
+        send(alerts, "of this process")
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert all("\n" not in r.getMessage() and "\x1b" not in r.getMessage() for r in caplog.records)
     assert all("To do:" in line(alert) for alert in alerts)

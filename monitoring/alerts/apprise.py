@@ -28,11 +28,9 @@ STARTING_SECONDS = 20.0  # a process that imports Apprise, on a machine that is 
 
 def targets() -> tuple[str, ...]:
     """The addresses as they may be shown; equal ones are numbered."""
-    names: list[str] = []
-    for place, url in enumerate(_urls(), 1):
-        name = shown(url) or f"address {place}"
-        names.append(name if name not in names else f"{name} ({place})")
-    return tuple(names)
+    names = [shown(url) or "an address without schema" for url in _urls()]
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return tuple(name if not same else f"{name} ({same + 1})" for name, same in zip(names, before, strict=True))
 
 
 def send(

@@ -15,7 +15,7 @@ LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERR
 
 def targets() -> tuple[str, ...]:
     """Whoever reads the log."""
-    return ("the log",)
+    return ("of this process",)
 
 
 def send(alerts: Sequence[Alert], target: str, *, logger: str = "gleaner.alerts") -> None:
