@@ -559,7 +559,7 @@ def test_what_is_written_as_json_is_read_back_the_same(value: dict[str, Any]) ->
     assert read(json.dumps(value), "x.yaml").value() == value
 
 
-CHANNELS = {
+CHANNELS: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt channel": ({"channels": ["log", "aprise"]}, "alerts.channels.1: monitoring/alerts has no 'aprise'. Allowed: apprise, log. Did you mean 'apprise'?"),
     "a channel twice": ({"channels": ["log", "log"]}, "alerts.channels.1: 'log' is there twice"),
     "a misspelt option": ({"options": {"apprise": {"timeout": 3.0}}}, "alerts.options.apprise.timeout: apprise has no such option. Allowed: timeout_seconds. Did you mean 'timeout_seconds'?"),
@@ -575,7 +575,7 @@ def test_what_is_wrong_with_alerts_is_named_with_its_line(name: str) -> None:
     changes, told = CHANNELS[name]
     text = TEXT
     for key, value in changes.items():
-        text = set_value(text, "alerts", key, value)  # type: ignore[arg-type]
+        text = set_value(text, "alerts", key, value)
     with pytest.raises(BadInput) as error:
         parse(text)
     line = str(error.value).split(":")[1]
