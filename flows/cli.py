@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -179,13 +180,30 @@ def simulate(
 def status(as_json: Json = False) -> None:
     """Where the campaign stands and what to do next, on one screen."""
     from flows.screen import show_status
+    from monitoring.reached import reached
     from tasks.status import status as read
 
-    value = read(Path.cwd())
+    value = {**read(Path.cwd()), **reached(Path.cwd())}
     if as_json:
         _print_json(value)
     else:
         show_status(value)
+
+
+@app.command()
+def alert(
+    test: Annotated[bool, typer.Option("--test", help="Send a test alert through every channel instead.")] = False,
+) -> None:
+    """Deliver the alerts that wait, now; with --test send one through every channel and say whether it arrived."""
+    from monitoring.reached import deliver_now, send_test
+
+    results = send_test(Path.cwd()) if test else deliver_now(Path.cwd())
+    for name, reason in results:
+        print(f"{name}: {f'not delivered: {reason}' if reason else 'delivered'}")
+    if not results:
+        print("nothing waits." if not test else "nobody is told: alerts.channels in params.yaml is empty.")
+    if any(reason for _, reason in results) or (test and not results):
+        raise typer.Exit(GleanerError.exit_code)
 
 
 @app.command()
@@ -325,6 +343,8 @@ def _interrupted(*_: object) -> None:
 def main() -> None:
     """Entry point: errors as one message, exit codes as documented."""
     signal.signal(signal.SIGINT, _interrupted)
+    if sys.stderr.isatty():  # a person reads errors and warnings once; elsewhere alerts go to the log that stderr is
+        logging.getLogger("gleaner.alerts").addHandler(logging.NullHandler())
     try:
         app(prog_name="gleaner")
     except GleanerError as error:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import settings
+from monitoring.standing import notice
+from monitoring.tick_ends import tick_failed, tick_worked
 from tasks import tracking, versions
 from tasks.campaign import open_campaign
 from tasks.errors import Unreachable
@@ -44,6 +46,7 @@ def look(root: Path) -> Idle | None:
         if latest is not None and latest.state in ("selected", "exported"):
             return None
         poll(campaign)
+        notice(campaign)
         verdict = due(campaign)
         if verdict.now:
             return None
@@ -57,20 +60,31 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
     settings.end_orphans(root)
     deadline = time.monotonic() + wait_seconds
     while sum(not isinstance(tick, Idle) for tick in done) < iterations:
-        idle = look(root)
-        if idle is None:
-            if not done:
-                settings.prepare(root)
-            done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
+        ended = _watched(root, f"iteration {len(done) + 1} of {iterations}")
+        if not isinstance(ended, Idle):
+            done.append(ended)
             deadline = time.monotonic() + wait_seconds
-        elif time.monotonic() < deadline and idle.waiting:
+        elif time.monotonic() < deadline and ended.waiting:
             time.sleep(min(5.0, max(0.1, wait_seconds / 10)))
         else:
-            return [*done, idle]
+            return [*done, ended]
     return done
 
 
-def _tick(root: Path, title: str) -> Tick:
+def _watched(root: Path, title: str) -> Tick | Idle:
+    """One look and the tick that is due. Whether it ends well or not, people hear of it (`monitoring/tick_ends.py`)."""
+    steps = ["import labels"]
+    try:
+        ended = look(root) or _tick(root, title, steps)
+    except Exception as error:
+        tick_failed(root, error, steps[-1])
+        raise
+    return replace(ended, warnings=(*ended.warnings, *tick_worked(root)))
+
+
+def _tick(root: Path, title: str, steps: list[str]) -> Tick:
+    """Run one tick; the names of its steps are appended to `steps` as they begin."""
+    settings.prepare(root)
     import httpx
 
     from flows.iterate import ON_STEP, tick
@@ -78,7 +92,7 @@ def _tick(root: Path, title: str) -> Tick:
     settings.quiet_console()
     problem = settings.unreachable(root)
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
-        before = ON_STEP.set(_interruptible(root, step, step.terminal))
+        before = ON_STEP.set(_interruptible(root, _both(step, steps.append), step.terminal))
         try:
             if problem is None:
                 return tick(str(root))
@@ -91,6 +105,14 @@ def _tick(root: Path, title: str) -> Tick:
             ) from error
         finally:
             ON_STEP.reset(before)
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def announce(step: str) -> None:
+        first(step)
+        second(step)
+
+    return announce
 
 
 def _interruptible(root: Path, step: Callable[[str], None], terminal: int) -> Callable[[str], None]:
