@@ -46,6 +46,13 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if value.get("annotators_work_at"):
         rows.append(("annotators", value["annotators_work_at"]))
+    if value.get("minutes_spent") is not None:
+        rows.append(
+            ("people's time", f"{value['minutes_spent']:.0f} minutes, {value['minutes_per_label']:.2f} a label")
+        )
+    rows += [("adjudicate", each) for each in value.get("disputed", ())[:SHOWN]]
+    if len(value.get("disputed", ())) > SHOWN:
+        rows.append(("", f"and {len(value['disputed']) - SHOWN} more (--json lists all)"))
     rows += [("answer refused", reason) for reason in value.get("refused_answers", ())[:SHOWN]]
     if len(value.get("refused_answers", ())) > SHOWN:
         rows.append(("", f"and {len(value['refused_answers']) - SHOWN} more"))
@@ -83,7 +90,8 @@ def asked(value: dict[str, Any]) -> str:
     """'36 of a budget of 500: 30 labeled, 6 waiting, 0 skipped'."""
     budget = f" of a budget of {value['budget']}" if value["budget"] else ""
     states = f"{value['labeled']['total']} labeled, {value['pending']} waiting, {value['skipped']} skipped"
-    return f"{value['asked']['total']}{budget}: {states}"
+    disputed = f", {len(value['disputed'])} need adjudication" if value["disputed"] else ""
+    return f"{value['asked']['total']}{budget}: {states}{disputed}"
 
 
 def accuracy(value: dict[str, Any]) -> str:

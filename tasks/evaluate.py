@@ -3,7 +3,8 @@
     accuracy 0.948 (0.919 to 0.968) on 300 holdout labels with 120 training labels; champion: iteration 4
 
 Writes data/evaluation: metrics.json (flat), predictions.parquet (what each iteration's model said of the reserved
-items, cumulative), curve.parquet (every iteration on the same, current holdout labels) and per_class.parquet.
+items, cumulative), curve.parquet (every iteration on the same, current holdout labels), per_class.parquet and
+annotators.parquet.
 The champion changes only when a paired test on the same items says so: else it were the maximum of noise.
 """
 
@@ -16,6 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks import agreement
+from tasks.agreement import Votes
+from tasks.annotators import annotators_table, read_votes
 from tasks.columns import matrix
 from tasks.head import DESCRIPTION
 from tasks.inputs import Iteration, previous, read_iteration, read_labels
@@ -25,6 +29,7 @@ from tasks.stage import main
 from tasks.statistics import Interval, accuracy
 from tasks.store import Array, Store
 from tasks.tables import (
+    ANNOTATORS,
     CURVE,
     FROZEN_MANIFEST,
     HISTORY,
@@ -50,8 +55,11 @@ def run(store: Store, evaluate: Evaluate, select: Select) -> None:
     champion = _champion(store, iteration, truth, predictions, head, evaluate)
     store.write_table(PREDICTIONS, predictions)
     store.write_table(CURVE, _curve(store, iteration, truth, predictions, evaluate))
-    store.write_table(PER_CLASS, _per_class(store, iteration, said))
-    metrics = {"iteration": iteration.number, **facts, **bounds, **measures(said), **champion}
+    votes = read_votes(store)
+    store.write_table(PER_CLASS, _per_class(store, iteration, said, votes))
+    store.write_table(ANNOTATORS, annotators_table(votes))
+    people = agreement.measures(votes)
+    metrics = {"iteration": iteration.number, **facts, **bounds, **measures(said), **champion, **people}
     store.write_json(METRICS, {key: _plain(value) for key, value in metrics.items()})
 
 
@@ -139,12 +147,14 @@ def _training_labels(store: Store, iteration: Iteration) -> dict[int, int]:
     return {**known, iteration.number: _counts(store)["training_labels"]}
 
 
-def _per_class(store: Store, iteration: Iteration, said: Said) -> pa.Table:
+def _per_class(store: Store, iteration: Iteration, said: Said, votes: Votes) -> pa.Table:
     classes = len(iteration.classes)
     training = np.bincount(read_labels(store, holdout=False).classes, minlength=classes)
     holdout = np.bincount(said.truth.classes, minlength=classes)
-    columns = {"label": list(iteration.classes), "holdout": holdout, "training": training, **per_class(said)}
-    return pa.table(columns)
+    counts = {"label": list(iteration.classes), "holdout": holdout, "training": training}
+    return pa.table(
+        {**counts, **per_class(said), **agreement.by_class(votes, iteration.classes)}, schema=PER_CLASS.schema
+    )
 
 
 def _control(store: Store, iteration: Iteration) -> dict[str, Any]:

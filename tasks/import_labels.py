@@ -26,7 +26,8 @@ from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
 from tasks.progress import history, reason_to_stop
 from tasks.stage import guarded
-from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS
+from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES
+from tasks.votes import votes_table
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def tables(campaign: Campaign, row: IterationRow) -> dict[Any, pa.Table]:
             [{n: getattr(item, n) for n in ASKED.schema.names} for item in asked], schema=ASKED.schema
         ),
         HISTORY: pa.Table.from_pylist(history(campaign), schema=HISTORY.schema),
+        VOTES: votes_table(campaign, row.event_seq),
     }
 
 

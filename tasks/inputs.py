@@ -5,6 +5,7 @@
       manifest.parquet        the pool as of the opening
       labels.parquet          labels as of an event sequence number (training and holdout)
       asked.parquet           every item ever asked about, with its state
+      votes.parquet           everybody's newest answer to each item
       history.parquet         one row a closed iteration
       previous/               of the iteration before: scores, findings, metrics, holdout predictions
 
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.store import Array, Store, remove_folder, replace_folder
-from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, TableKind
+from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES, TableKind
 
 ITERATION = "data/inputs/iteration.json"
 BUILDING = "data/.inputs.new"
@@ -58,7 +59,7 @@ def read_iteration(store: Store) -> Iteration:
 
 
 def freeze(store: Store, iteration: Iteration, tables: dict[TableKind, pa.Table]) -> None:
-    """Write data/inputs/ whole: `tables` for FROZEN_MANIFEST, LABELS, ASKED, HISTORY; `previous/` from the last outputs.
+    """Write data/inputs/ whole: `tables` for FROZEN_MANIFEST, LABELS, ASKED, HISTORY, VOTES; `previous/` from the last outputs.
 
     The first time it must run before any stage of the iteration; again (params changed while it is open), any time.
     """
@@ -67,6 +68,7 @@ def freeze(store: Store, iteration: Iteration, tables: dict[TableKind, pa.Table]
     staged = Store(building)
     for kind in (FROZEN_MANIFEST, LABELS, ASKED, HISTORY):
         staged.write_table(_moved(kind), tables[kind])
+    staged.write_table(_moved(VOTES), tables.get(VOTES, VOTES.schema.empty_table()))  # nobody votes in a simulation
     staged.write_json("iteration.json", asdict(iteration))
     if iteration.number > 0:
         _carry(store, staged, iteration)

@@ -7,6 +7,7 @@ report.md               the numbers in words, and what the checks found
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks.params_sections import Campaign
 from tasks.plots import Tile, contact_sheet, learning_curve
 from tasks.stage import main
 from tasks.store import Array, Store
-from tasks.tables import ARMS, CURVE, FROZEN_MANIFEST, METRICS, SELECTION
+from tasks.tables import ANNOTATORS, ARMS, CURVE, FROZEN_MANIFEST, METRICS, SELECTION
 
 FOLDER = "data/report"
 SHOWN = 60  # images in the contact sheet
@@ -37,7 +38,8 @@ def run(store: Store, campaign: Campaign) -> None:
         store.write_bytes(f"{FOLDER}/batch.png", _sheet(store, campaign, iteration, batch))
     else:
         store.path(f"{FOLDER}/batch.png").unlink(missing_ok=True)
-    text = _report(campaign, iteration, metrics, batch, failed(store))
+    people = store.read_table(ANNOTATORS).to_pylist()
+    text = _report(campaign, iteration, metrics, batch, failed(store), people)
     store.write_bytes(f"{FOLDER}/report.md", text.encode())
 
 
@@ -74,7 +76,12 @@ def _images(store: Store, item_ids: list[str]) -> list[Array]:
 
 
 def _report(
-    campaign: Campaign, iteration: Iteration, metrics: dict[str, Any], batch: pa.Table, findings: list[dict[str, Any]]
+    campaign: Campaign,
+    iteration: Iteration,
+    metrics: dict[str, Any],
+    batch: pa.Table,
+    findings: list[dict[str, Any]],
+    annotators: list[dict[str, Any]],
 ) -> str:
     lines = [
         f"# {_safe(campaign.name)}: iteration {iteration.number}",
@@ -89,6 +96,7 @@ def _report(
         "",
         *_batch(iteration, batch),
         "",
+        *_annotators(metrics, annotators),
         "## Checks",
         "",
         *_checks(findings),
@@ -124,6 +132,50 @@ def _batch(iteration: Iteration, batch: pa.Table) -> list[str]:
         named = [f"{_safe(iteration.classes[guess])} ({count})" for guess, count in guesses.most_common()]
         lines += ["", f"By predicted class: {', '.join(named)}."]
     return lines
+
+
+def _annotators(metrics: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Who answered, what it took, and how far people agree with each other and follow the model; [] without answers."""
+    if not rows:
+        return []
+    shown = [
+        f"| {_safe(r['annotator']) or 'unnamed'} | {r['labels']} | {r['skips']} | {_share(r['disagreement'])} "
+        f"| {_number(r['median_seconds'])} | {_share(r['suggestions_accepted'])} | {_share(r['match_suggested'])} "
+        f"| {_share(r['match_hidden'])} |"
+        for r in rows
+    ]
+    cost = metrics["minutes_per_label"]
+    return [
+        "## Annotators",
+        "",
+        "| annotator | labels | skips | contradicted | median seconds | suggestions accepted | as the model: shown | hidden |",
+        f"|{'---|' * 8}",
+        *shown,
+        "",
+        *(
+            [f"A label took {cost:.2f} minutes, {metrics['minutes_spent']:.0f} minutes in all."]
+            if cost is not None
+            else []
+        ),
+        *_agreement(metrics),
+        "",
+    ]
+
+
+def _agreement(metrics: dict[str, Any]) -> list[str]:
+    if metrics["disagreement"] is None:
+        return []
+    alpha = metrics["agreement_alpha"]
+    measured = "" if alpha is None else f" (Krippendorff's alpha {alpha:.2f})"
+    return [f"Where several people answered, {metrics['disagreement']:.1%} of the votes are contradicted{measured}."]
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if math.isfinite(value) else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else ""
 
 
 def _checks(findings: list[dict[str, Any]]) -> list[str]:

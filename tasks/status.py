@@ -10,12 +10,12 @@ from tasks.campaign import IDENTITY, LEDGER, Campaign, read_campaign
 from tasks.errors import BadInput
 from tasks.findings import failed
 from tasks.import_labels import due
-from tasks.ledger import require_no_loss
+from tasks.ledger import Asked, require_no_loss
 from tasks.params import load
 from tasks.pool import read_info
 from tasks.refusals import FILE, line, refusals
 from tasks.store import Store
-from tasks.tables import ARMS
+from tasks.tables import ARMS, METRICS
 
 
 def status(root: Path) -> dict[str, Any]:
@@ -67,6 +67,8 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         | {"total": sum(a.state == "labeled" for a in asked)},
         "skipped": sum(a.state == "skipped" for a in asked),
         "pending": sum(a.state == "pending" for a in asked),
+        "disputed": _disputed(campaign, asked),
+        **_time(campaign),
         "budget": campaign.params.stop.labels or None,
         "accuracy": outcome.get("accuracy"),
         "low": outcome.get("low"),
@@ -80,6 +82,25 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "findings": [{k: f[k] for k in ("check", "severity", "what", "todo")} for f in failed(campaign.store)],
         "next": _next(campaign),
     }
+
+
+def _disputed(campaign: Campaign, asked: list[Asked]) -> list[str]:
+    """Items that several people answered differently: who said what. One of them marked as ground truth settles it."""
+    items = {a.item_id: a for a in asked if a.state == "disputed"}
+    said: dict[str, list[str]] = {item: [] for item in items}
+    for cast in campaign.ledger.cast() if items else ():
+        if cast.item_id in items:
+            said[cast.item_id].append(f"{cast.vote.annotator or 'unnamed'}: {cast.vote.label or 'skip'}")
+    return [
+        f"iteration {a.iteration}, rank {a.rank} ({item[:12]}): {', '.join(said[item])}. Mark one answer as ground truth"
+        for item, a in items.items()
+    ]
+
+
+def _time(campaign: Campaign) -> dict[str, float | None]:
+    """Minutes that people spent, as of the newest iteration."""
+    measured = campaign.store.read_json(METRICS) if campaign.store.exists(METRICS) else {}
+    return {name: measured.get(name) for name in ("minutes_spent", "minutes_per_label")}
 
 
 def _next(campaign: Campaign) -> str:

@@ -85,6 +85,20 @@ ASKED = _kind(
     arm=pa.string(),
     state=pa.string(),  # pending | labeled | skipped | disputed
 )
+#: everybody's newest answer to each item, as of the same event
+VOTES = _kind(
+    "data/inputs/votes.parquet",
+    "event",
+    event=pa.int64(),
+    item_id=pa.string(),
+    annotator=pa.string(),  # as the tool names them, "" when it does not
+    label=pa.string(),  # "" for a skip
+    seconds=pa.float64(),  # lead time, NaN when unknown
+    truth=pa.bool_(),  # marked as ground truth
+    accepted=pa.int8(),  # the model's suggestion: 1 submitted unchanged, 0 changed, -1 not taken up or not known
+    arm=pa.string(),
+    predicted=pa.string(),  # class that the model gave the item when it was selected, "" without a model
+)
 #: one row a closed iteration, in order
 HISTORY = _kind(
     "data/inputs/history.parquet",
@@ -151,4 +165,22 @@ PER_CLASS = _kind(
     precision=pa.float64(),
     recall=pa.float64(),
     f1=pa.float64(),
+    compared=pa.int32(),  # annotators' votes for that class that can be compared with another person's
+    disagreement=pa.float64(),  # share of the other people's votes that differ; NaN when none can be compared
+)
+#: one row an annotator: what they did, how often others contradict them, what it took
+ANNOTATORS = _kind(
+    "data/evaluation/annotators.parquet",
+    "annotator",
+    annotator=pa.string(),
+    labels=pa.int32(),
+    skips=pa.int32(),
+    compared=pa.int32(),
+    disagreement=pa.float64(),
+    minutes=pa.float64(),  # lead times summed, of what is known
+    median_seconds=pa.float64(),
+    suggestions_used=pa.float64(),  # answers that began from the model's suggestion
+    suggestions_accepted=pa.float64(),  # share of those that were submitted unchanged
+    match_suggested=pa.float64(),  # share of answers that are the model's class, where it was shown
+    match_hidden=pa.float64(),  # the same where it was hidden (control, holdout)
 )
