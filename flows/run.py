@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import settings
+from flows.heartbeat import beating
 from tasks import tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.errors import Unreachable
@@ -61,22 +62,33 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
     done: list[Tick | Idle] = []
     settings.end_orphans(root)
     deadline = time.monotonic() + wait_seconds
-    while sum(not isinstance(tick, Idle) for tick in done) < iterations:
-        idle = look(root)
-        if idle is None:
-            if not done:
-                settings.prepare(root)
-            done.append(_tick(root, f"iteration {len(done) + 1} of {iterations}"))
+    while len(done) < iterations:
+        result = _look_or_tick(root, f"iteration {len(done) + 1} of {iterations}")
+        if not isinstance(result, Idle):
+            done.append(result)
             deadline = time.monotonic() + wait_seconds
-        elif time.monotonic() < deadline and idle.waiting:
+        elif time.monotonic() < deadline and result.waiting:
             time.sleep(min(5.0, max(0.1, wait_seconds / 10)))
         else:
-            return [*done, idle]
+            return [*done, result]
     return done
+
+
+def _look_or_tick(root: Path, title: str) -> Tick | Idle:
+    with beating(root) as tell:
+        idle = look(root)
+        if idle is not None:
+            tell("idle", idle.why, None)
+            return idle
+        settings.prepare(root)
+        done = _tick(root, title)
+        tell("iteration" if done.closed else "idle", done.why, done.closed.number if done.closed else None)
+        return done
 
 
 def _tick(root: Path, title: str) -> Tick:
     import httpx
+    from prefect.runtime import flow_run
 
     from flows.iterate import ON_STEP, tick
 
@@ -85,9 +97,11 @@ def _tick(root: Path, title: str) -> Tick:
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
         before = ON_STEP.set(_interruptible(root, step, step.terminal))
         try:
-            if problem is None:
+            if problem is None and not flow_run.id:
                 return tick(str(root))
-            done: Tick = tick.fn(str(root))
+            done: Tick = tick.fn(str(root))  # in a scheduled run the steps are that run's own
+            if problem is None:
+                return done
             return replace(done, warnings=(*done.warnings, f"this iteration ran without Prefect: {problem}"))
         except httpx.HTTPError as error:
             raise Unreachable(
