@@ -296,6 +296,18 @@ def worker() -> None:
 
 
 @app.command()
+def listen(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8765,
+    exposed: Annotated[bool, typer.Option("--exposed", help="Allow an address that other machines reach.")] = False,
+) -> None:
+    """Wake a tick when the labeling tool posts to /wake with the secret of GLEANER_WEBHOOK_SECRET, until Ctrl-C."""
+    from flows.listen import listen as serve
+
+    serve(Path.cwd(), host, port, exposed)
+
+
+@app.command()
 def watchdog(
     within: Annotated[str, typer.Option(help="How long silence may last, like 3h. Default: 3 intervals.")] = "",
 ) -> None:
