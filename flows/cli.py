@@ -179,13 +179,30 @@ def simulate(
 def status(as_json: Json = False) -> None:
     """Where the campaign stands and what to do next, on one screen."""
     from flows.screen import show_status
+    from monitoring.reached import reached
     from tasks.status import status as read
 
-    value = read(Path.cwd())
+    value = {**read(Path.cwd()), **reached(Path.cwd())}
     if as_json:
         _print_json(value)
     else:
         show_status(value)
+
+
+@app.command()
+def alert(
+    test: Annotated[bool, typer.Option("--test", help="Send a test alert through every channel instead.")] = False,
+) -> None:
+    """Deliver the alerts that wait, now; with --test send one through every channel and say whether it arrived."""
+    from monitoring.reached import deliver_now, send_test
+
+    results = send_test(Path.cwd()) if test else deliver_now(Path.cwd())
+    for name, reason in results:
+        print(f"{name}: {f'not delivered: {reason}' if reason else 'delivered'}")
+    if not results:
+        print("nothing waits." if not test else "nobody is told: alerts.channels in params.yaml is empty.")
+    if any(reason for _, reason in results) or (test and not results):
+        raise typer.Exit(GleanerError.exit_code)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from flows import schedule as schedules
 from flows import settings
 from flows.automations import HEARTBEAT_SECONDS, automations
 from flows.schedule import Deployed, Schedule
+from monitoring.tick_ends import UNATTENDED
 from tasks.campaign import IDENTITY, utc_now
 from tasks.errors import BadInput, Unreachable
 from tasks.stage import TICK, guarded
@@ -154,7 +155,7 @@ def _job(root: Path) -> dict[str, Any]:
         "PATH": os.pathsep.join(dict.fromkeys(path)),
         "PYTHONPATH": str(root),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-        settings.UNATTENDED: "1",
+        UNATTENDED: "1",
     }
     command = shlex.join([sys.executable, "-m", "prefect.engine"])
     return {"command": command, "working_dir": str(root), "env": environment, "stream_output": True}

@@ -21,8 +21,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from monitoring.evidence import alarming, from_json
-from tasks import plugins, repository, tracking, versions
+from monitoring import news
+from monitoring.alarm import raise_alert
+from monitoring.alerts.log import LEVELS, line
+from monitoring.evidence import from_json
+from monitoring.standing import notice
+from tasks import repository, tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.closing import Closed
 from tasks.errors import GleanerError, Unreachable
@@ -87,10 +91,13 @@ def validate_tables(campaign: Campaign) -> None:
 
 @task(name="alert", task_run_name="alert", cache_policy=NO_CACHE)
 def alert(campaign: Campaign) -> tuple[str, ...]:
-    """Tell people what the checks found; returns one line a finding."""
-    findings = from_json(campaign.store.read_json(FINDINGS))
-    plugins.find("alerts", "log").send(findings, logger="prefect.task_runs")
-    return tuple(f"{finding.check}: {finding.what} {finding.todo}" for finding in alarming(findings))
+    """Raise what the checks found, before anything is sent; returns one line a finding. `flows/run.py` delivers."""
+    report = campaign.store.read_json(FINDINGS)
+    alerts = news.of_findings(campaign.id, report["iteration"], from_json(report))
+    for each in alerts:
+        _log().log(LEVELS[each.severity], "%s", line(each))
+        raise_alert(campaign.root, each)
+    return tuple(f"{each.title}: {' '.join(each.text.split())}" for each in alerts)
 
 
 @task(name="export", task_run_name="export", retry_condition_fn=_worth_retrying, **OUTSIDE)
@@ -145,6 +152,7 @@ def tick(workspace: str) -> Tick:
             return _finished(campaign, recovered, "an iteration that was interrupted is finished")
         ON_STEP.get()("import labels")
         _do(import_labels, campaign)
+        notice(campaign)
         verdict = due(campaign)
         if not verdict.now:
             _log().info("nothing is due: %s", verdict.why)
@@ -168,6 +176,7 @@ def _iterate(campaign: Campaign) -> tuple[Closed | None, tuple[str, ...]]:
 
 
 def _finished(campaign: Campaign, closed: Closed | None, why: str, found: tuple[str, ...] = ()) -> Tick:
+    notice(campaign)
     warnings = [*found, *_do(track, campaign)]
     if closed is not None and flow_run.id:
         _artifacts(campaign, closed)

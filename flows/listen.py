@@ -8,11 +8,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from flows import settings
 from flows.deploy import campaign_id
 from flows.wake import Waker
 from flows.webhook import SECRET, Door, is_loopback, secret, stamp
 from flows.webhook import listen as serve
+from monitoring.tick_ends import UNATTENDED
 from tasks.errors import BadInput
 
 
@@ -26,7 +26,7 @@ def listen(root: Path, host: str, port: int, exposed: bool) -> None:
             "before 127.0.0.1; or, in a network that you trust, add --exposed."
         )
     environment = {name: value for name, value in os.environ.items() if name != SECRET}
-    environment[settings.UNATTENDED] = "1"
+    environment[UNATTENDED] = "1"
     command = [sys.executable, "-m", "flows.cli", "tick"]
     asyncio.run(_both(Waker(root.resolve(), command, environment, log=stamp), host, port, door_secret, loopback))
 

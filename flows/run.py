@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows import settings
 from flows.heartbeat import beating
+from monitoring.standing import notice
+from monitoring.tick_ends import tick_failed, tick_worked
 from tasks import tracking, versions
 from tasks.campaign import Campaign, open_campaign
 from tasks.errors import Unreachable
@@ -45,6 +47,7 @@ def look(root: Path) -> Idle | None:
         if latest is not None and latest.state in ("selected", "exported"):
             return None
         poll(campaign)
+        notice(campaign)
         verdict = due(campaign)
         if verdict.now:
             return None
@@ -62,31 +65,35 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
     done: list[Tick | Idle] = []
     settings.end_orphans(root)
     deadline = time.monotonic() + wait_seconds
-    while len(done) < iterations:
-        result = _look_or_tick(root, f"iteration {len(done) + 1} of {iterations}")
-        if not isinstance(result, Idle):
-            done.append(result)
+    while sum(not isinstance(tick, Idle) for tick in done) < iterations:
+        ended = _watched(root, f"iteration {len(done) + 1} of {iterations}")
+        if not isinstance(ended, Idle):
+            done.append(ended)
             deadline = time.monotonic() + wait_seconds
-        elif time.monotonic() < deadline and result.waiting:
+        elif time.monotonic() < deadline and ended.waiting:
             time.sleep(min(5.0, max(0.1, wait_seconds / 10)))
         else:
-            return [*done, result]
+            return [*done, ended]
     return done
 
 
-def _look_or_tick(root: Path, title: str) -> Tick | Idle:
+def _watched(root: Path, title: str) -> Tick | Idle:
+    """One look and the tick that is due. Whether it ends well or not, people hear of it (`monitoring/tick_ends.py`)."""
+    steps = ["import labels"]
     with beating(root) as tell:
-        idle = look(root)
-        if idle is not None:
-            tell("idle", idle.why, None)
-            return idle
-        settings.prepare(root)
-        done = _tick(root, title)
-        tell("iteration" if done.closed else "idle", done.why, done.closed.number if done.closed else None)
-        return done
+        try:
+            ended = look(root) or _tick(root, title, steps)
+        except Exception as error:
+            tick_failed(root, error, steps[-1])
+            raise
+        closed = None if isinstance(ended, Idle) or ended.closed is None else ended.closed.number
+        tell("idle" if closed is None else "iteration", ended.why, closed)
+    return replace(ended, warnings=(*ended.warnings, *tick_worked(root)))
 
 
-def _tick(root: Path, title: str) -> Tick:
+def _tick(root: Path, title: str, steps: list[str]) -> Tick:
+    """Run one tick; the names of its steps are appended to `steps` as they begin."""
+    settings.prepare(root)
     import httpx
     from prefect.runtime import flow_run
 
@@ -95,7 +102,7 @@ def _tick(root: Path, title: str) -> Tick:
     settings.quiet_console()
     problem = settings.unreachable(root)
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
-        before = ON_STEP.set(_interruptible(root, step, step.terminal))
+        before = ON_STEP.set(_interruptible(root, _both(step, steps.append), step.terminal))
         try:
             if problem is None and not flow_run.id:
                 return tick(str(root))
@@ -110,6 +117,14 @@ def _tick(root: Path, title: str) -> Tick:
             ) from error
         finally:
             ON_STEP.reset(before)
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def announce(step: str) -> None:
+        first(step)
+        second(step)
+
+    return announce
 
 
 def _interruptible(root: Path, step: Callable[[str], None], terminal: int) -> Callable[[str], None]:

@@ -16,8 +16,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows import heartbeat, settings
+from flows import heartbeat
 from flows.run import Idle, run_ticks
+from monitoring.tick_ends import UNATTENDED
 from tasks.errors import Busy
 
 CLOCKS = 60.0  # seconds that this machine's clock may differ from that of Prefect's server
@@ -30,7 +31,7 @@ def _run_name() -> str:
 @flow(name="scheduled tick", flow_run_name=_run_name)
 def scheduled_tick() -> State[Any]:
     """Tick the campaign in the current folder once. A failure is the run's; the next run recovers."""
-    os.environ[settings.UNATTENDED] = "1"
+    os.environ[UNATTENDED] = "1"
     root = Path.cwd()
     beat = heartbeat.read(root)
     if superseded(flow_run.scheduled_start_time, beat, heartbeat.now()):

@@ -51,8 +51,25 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("", f"and {len(value['refused_answers']) - SHOWN} more"))
     if value.get("waiting_for_tracker"):
         rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
+    rows += _alert_rows(value)
     rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
     return [*rows, ("next", value["next"])]
+
+
+def _alert_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who is told, and what was not delivered; the log alone tells nobody who is away."""
+    if "alerts_go_to" not in value:
+        return []
+    told = [name for name in value["alerts_go_to"] if not name.startswith("log ")]
+    nowhere = [f"{channel}: {why}" for channel, why in value["alerts_go_nowhere"].items()]
+    last = [
+        f"last told at {at}: {name}" for name, at in value["alerts_last_sent"].items() if not name.startswith("log ")
+    ]
+    who = ", ".join(told) or "; ".join(["nobody is told", *nowhere, *last])
+    missed = [alert for alert in value["undelivered_alerts"] if alert["target"] or told]
+    rows = [("alerts go to", who)]
+    rows += [("not delivered", f"{a['title']}: {a['target'] or 'anybody'}: {a['reason']}") for a in missed[:SHOWN]]
+    return rows + ([("", f"and {len(missed) - SHOWN} more")] if len(missed) > SHOWN else [])
 
 
 def spent(labels: dict[str, int]) -> str:

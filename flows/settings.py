@@ -24,8 +24,6 @@ DEFAULTS = {
 OWN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
 
 
-#: in the environment of ticks that nobody watches: what goes wrong in them is told by an alert
-UNATTENDED = "GLEANER_UNATTENDED"
 #: where `gleaner ui` serves the workspace's own Prefect: its API and the mark of the process that ends it
 SERVER = ".gleaner/prefect-server.json"
 

@@ -1,7 +1,7 @@
 """Searches what a campaign writes down for the secrets of this process's environment (invariant I7).
 
 A variable is secret when its name says so (LABEL_STUDIO_TOKEN, MLFLOW_TRACKING_PASSWORD, AWS_SECRET_ACCESS_KEY …) or
-when it is an address with a password in it. The variable and the file are named, the value never is.
+when it is an address with a password in it; of GLEANER_ALERT_URLS each token and password is one. The variable and the file are named, the value never is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tasks import repository
+from tasks import alert_urls, repository
 from tasks.store import Store
 
 SECRET = re.compile(r"(^|_)(API_?)?(TOKEN|PASSWORD|PASSWD|SECRET|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
@@ -30,8 +30,11 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
         password = _password(value)
         if password:
             found[f"{name} (its password)"] = password
+    for number, url in enumerate(alert_urls.entries(environment.get(alert_urls.VARIABLE, "")), 1):
+        for part, value in enumerate(alert_urls.secret_parts(url)):
+            found[f"{alert_urls.VARIABLE} (part {part} of address {number})"] = value
     told = {name: max(value.splitlines(), key=len, default="") for name, value in sorted(found.items())}
-    return {name: line for name, line in told.items() if len(line) >= SHORTEST and not Path(line).exists()}
+    return {name: line for name, line in told.items() if len(line) >= SHORTEST and not os.path.exists(line)}  # noqa: PTH110 - pathlib raises for a name that is too long
 
 
 def _password(value: str) -> str | None:

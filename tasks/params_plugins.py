@@ -46,15 +46,33 @@ def _each(params: Params, document: Document) -> Iterator[str]:
     for name, setting in params.monitor.items():
         at = ("monitor", name)
         yield from _plugin(document, "checks", name, at, setting.limits, at)
+    yield from _channels(params, document)
+
+
+def _channels(params: Params, document: Document) -> Iterator[str]:
+    """Each channel of `alerts`, and options that belong to none of them."""
+    alerts = params.alerts
+    for place, name in enumerate(alerts.channels):
+        at: tuple[str | int, ...] = ("alerts", "channels", place)
+        if name in alerts.channels[:place]:
+            yield f"{document.where(at)}: {name!r} is there twice. Keep one."
+            continue
+        yield from _plugin(document, "alerts", name, at, alerts.options.get(name, {}), ("alerts", "options", name))
+    for name in alerts.options:
+        if name not in alerts.channels:
+            yield (
+                f"{document.where(('alerts', 'options', name))}: options of a channel that is not in alerts.channels "
+                f"({', '.join(alerts.channels) or 'none'}).{did_you_mean(name, alerts.channels)}"
+            )
 
 
 def _plugin(
     document: Document,
     folder: str,
     name: str,
-    at: tuple[str, ...],
+    at: tuple[str | int, ...],
     options: dict[str, Any],
-    options_at: tuple[str, ...],
+    options_at: tuple[str | int, ...],
 ) -> Iterator[str]:
     try:
         entry = plugins.entry_point(folder, name)
@@ -72,7 +90,7 @@ def _plugin(
         )
 
 
-def _value(document: Document, at: tuple[str, ...], kind: Any, default: Any, value: Any) -> Iterator[str]:
+def _value(document: Document, at: tuple[str | int, ...], kind: Any, default: Any, value: Any) -> Iterator[str]:
     """What is wrong with an option's value, by the rules that hold for the sections' own keys."""
     try:
         TypeAdapter(kind, config=Section.model_config).validate_python(value)

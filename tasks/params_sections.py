@@ -155,6 +155,40 @@ class Track(Section):
     tool: str
 
 
+Event = Literal[
+    "finding_blocks",
+    "finding_warns",
+    "tick_failed",
+    "campaign_finished",
+    "campaign_stopped",
+    "batch_waiting",
+    "labels_finished",
+    "batch_sent",
+    "watchdog",
+]
+
+
+class Alerts(Section):
+    """Who hears of what happens."""
+
+    channels: tuple[str, ...] = Field(default=("log", "apprise"), strict=False)
+    events: tuple[Event, ...] = Field(
+        default=(
+            "finding_blocks",
+            "finding_warns",
+            "tick_failed",
+            "campaign_finished",
+            "campaign_stopped",
+            "batch_waiting",
+            "labels_finished",
+            "watchdog",
+        ),
+        strict=False,
+    )
+    waiting_hours: float = Field(default=48.0, ge=0.0)
+    options: dict[str, Options] = {}
+
+
 class Compute(Section):
     """How much of the machine is used."""
 
@@ -177,4 +211,5 @@ class Params(Section):
     monitor: dict[str, CheckSetting]
     stop: Stop
     track: Track
+    alerts: Alerts = Alerts()  # an iteration that was closed before there were alerts has none in its params
     compute: Compute

@@ -19,6 +19,7 @@ import pytest
 from monitoring import run as monitor
 from monitoring.alerts.log import line, send
 from monitoring.evidence import Finding, alarming, from_json
+from monitoring.news import of_findings
 from tasks import plugins
 from tasks.errors import GleanerError
 from tasks.findings import blocking
@@ -196,11 +197,12 @@ def test_alerts_are_one_line_each_and_leave_out_what_is_fine(store: Store, caplo
     edit(store, SELECTION, item_id=put(4, item(0)))
     found = list(findings(store).values())
     hostile = replace(found[0], check="x", severity="warn", outcome="fail", what="class\n2026 ERROR fake \x1b[31m")
+    alerts = of_findings("deer", 2, [*found, hostile, replace(hostile, severity="off")])
     with caplog.at_level(logging.INFO, "gleaner.alerts"):
-        send([*found, hostile, replace(hostile, severity="off")])
+        send(alerts, "of this process")
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert all("\n" not in r.getMessage() and "\x1b" not in r.getMessage() for r in caplog.records)
-    assert "To do:" in line(hostile)
+    assert all("To do:" in line(alert) for alert in alerts)
 
 
 def test_the_real_stages_give_three_healthy_iterations(tmp_path: Path) -> None:

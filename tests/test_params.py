@@ -356,7 +356,7 @@ BROKEN = {
     "a key that is a list": ("? [a]\n: 1\n", "params.yaml:1: a key must be a word"),
     "deep": ("a: " + "[" * 20_000, "params.yaml: brackets are nested too deeply"),
     "a number as key": (TEXT + "\n5: 1\n", "5: unknown key"),
-    "an unknown section": (TEXT + "\nalerts:\n  a: 1\n", r"params\.yaml:\d+: alerts: unknown key"),
+    "an unknown section": (TEXT + "\nalarms:\n  a: 1\n", r"params\.yaml:\d+: alarms: unknown key"),
 }
 
 
