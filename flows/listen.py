@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from flows.deploy import campaign_id
 from flows.wake import Waker
-from flows.webhook import SECRET, Door, is_loopback, secret, stamp
-from flows.webhook import listen as serve
+from flows.webhook import SECRET, Door, is_loopback, secret, serve, stamp
 from monitoring.tick_ends import UNATTENDED
 from tasks.errors import BadInput
 
@@ -35,9 +35,12 @@ async def _both(waker: Waker, host: str, port: int, door_secret: bytes, loopback
     def ready(taken: int) -> None:
         stamp(f"listening at http://{host}:{taken}/wake; Ctrl-C ends it")
 
+    end, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end.set)
     worker = asyncio.create_task(waker.work())
     try:
-        await serve(host, port, Door(door_secret, waker.ask, loopback), ready)
+        await serve(host, port, Door(door_secret, waker.ask, loopback), ready, end)
     finally:
         worker.cancel()
         with suppress(asyncio.CancelledError):

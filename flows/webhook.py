@@ -13,7 +13,6 @@ import asyncio
 import hmac
 import ipaddress
 import os
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -163,11 +162,11 @@ async def _linger(reader: asyncio.StreamReader) -> None:
         size += len(more)
 
 
-async def listen(host: str, port: int, door: Door, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT, SIGTERM or cancellation; `ready` is told the port. Raises GleanerError when it is taken."""
+async def serve(host: str, port: int, door: Door, ready: Callable[[int], None], end: asyncio.Event) -> None:
+    """Serve until `end` is set; `ready` is told the port. Raises GleanerError when it is taken."""
     open_now: set[asyncio.StreamWriter] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         open_now.add(writer)
         try:
             await serve_one(reader, writer, door, full=len(open_now) > CONNECTIONS)
@@ -176,12 +175,9 @@ async def listen(host: str, port: int, door: Door, ready: Callable[[int], None])
             writer.close()
 
     try:
-        server = await asyncio.start_server(serve, host, port, limit=LARGEST, backlog=1024)
+        server = await asyncio.start_server(one, host, port, limit=LARGEST, backlog=1024)
     except OSError as error:
         raise GleanerError(f"cannot listen at {host}:{port}: {error.strerror or error}. Another --port?") from None
-    end, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end.set)
     async with server:
         ready(server.sockets[0].getsockname()[1])
         await end.wait()
