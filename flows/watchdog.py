@@ -18,7 +18,7 @@ from flows import heartbeat, schedule
 from flows.deploy import INTERVALS, campaign_id
 from flows.heartbeat import Beat, age
 from flows.schedule import Deployed
-from tasks.errors import BadInput
+from tasks.errors import BadInput, GleanerError
 from tasks.lock import is_locked, last_holder
 from tasks.stage import guarded
 
@@ -47,16 +47,21 @@ class Verdict:
 def watch(root: Path, within: str = "") -> Verdict:
     """Judge the campaign; raise an alert when it is silent. Raises BadInput when there is nothing to judge by."""
     campaign = campaign_id(root)
-    seen = gather(root)
+    seen = gather(root, must_know=not within)
     verdict = judge(seen, _window(within, seen.deployed))
     if not verdict.alive:
         _alert(root, campaign, seen, verdict)
     return verdict
 
 
-def gather(root: Path) -> Seen:
-    """Read the files; one that is missing or damaged says nothing."""
-    deployed = schedule.read(root)
+def gather(root: Path, *, must_know: bool = False) -> Seen:
+    """Read the files; one that is missing or damaged says nothing, but for the schedule when it `must_know` that."""
+    try:
+        deployed = schedule.read(root)
+    except GleanerError:
+        if must_know:
+            raise
+        deployed = None
     return Seen(heartbeat.now(), heartbeat.read(root), deployed, last_holder(root), is_locked(root))
 
 
