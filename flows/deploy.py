@@ -50,7 +50,9 @@ class Registered:
 
 def deploy(root: Path, schedule: Schedule) -> Registered:
     """Register or update the campaign's deployment. Raises BadInput without a server, Unreachable when it does not answer."""
-    name, when, gap = campaign_id(root), schedule.as_prefect(), schedule.gap()
+    name = campaign_id(root)
+    settings.point(root)  # before Prefect is imported
+    when, gap = schedule.as_prefect(), schedule.gap()
     with connected(root) as client:
         _work_pool(client, name)
         identity = client.create_deployment(**_description(client, root.resolve(), name, when))
@@ -61,10 +63,10 @@ def deploy(root: Path, schedule: Schedule) -> Registered:
 
 def remove(root: Path) -> bool:
     """Take the deployment and its automations away; returns whether there was one. Runs that were stay in Prefect."""
-    from prefect.exceptions import ObjectNotFound
-
     name = campaign_id(root)
     with connected(root) as client:
+        from prefect.exceptions import ObjectNotFound
+
         try:
             identity = client.read_deployment_by_name(f"{FLOW}/{name}").id
         except ObjectNotFound:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,9 @@ def test_deploying_again_changes_the_one_deployment_and_removing_leaves_nothing(
     assert (when["schedule"]["cron"], when["schedule"]["timezone"]) == ("*/15 8-18 * * 1-5", "Europe/Zurich")
     assert second["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     assert second["job_variables"]["working_dir"] == str(campaign)
-    assert not any("API" in name or "SECRET" in name for name in second["job_variables"]["env"])
+    assert not any(
+        name in ("PREFECT_API_URL", "PREFECT_API_KEY") or "SECRET" in name for name in second["job_variables"]["env"]
+    )
     names = sorted(automation["name"].partition(": ")[2] for automation in server.automations(campaign))
     assert names == ["crashed run", "late run", "no run completed"]
     assert len(made) == 3
@@ -223,21 +226,32 @@ def test_deploying_again_changes_the_one_deployment_and_removing_leaves_nothing(
 @pytest.mark.slow
 def test_the_server_of_gleaner_ui_is_found_while_it_runs(campaign: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GLEANER_", "MLFLOW_"))}
-    command = [str(GLEANER), "ui", "--mlflow-port", "0", "--prefect-port", "0", "--workspace", str(campaign)]
-    with subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said = ""
-        while "Ctrl-C" not in said:
-            assert (line := process.stdout.readline()), said
-            said += line
+    with served(campaign, clean) as said:
         found = re.search(r"Prefect +(\S+)", said)
         assert found is not None
         code, printed = gleaner(campaign, "deploy", *NEVER, env=clean)
         assert (code, f"{found[1]}/api" in printed) == (0, True), printed
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert gleaner(campaign, "deploy", "--remove", env=clean) == (0, "removed.\n")
     assert settings.own_server(campaign) is None
     assert gleaner(campaign, "deploy", *NEVER, env=clean)[0] == 2
+
+
+@contextmanager
+def served(root: Path, env: dict[str, str]) -> Iterator[str]:
+    """`gleaner ui` on free ports, with what it printed until it was ready; ended by Ctrl-C."""
+    command = [str(GLEANER), "ui", "--mlflow-port", "0", "--prefect-port", "0", "--workspace", str(root)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = ""
+            while "Ctrl-C" not in said:
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            yield said
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
 
 
 # running --------------------------------------------------------------------------------------------------
@@ -256,7 +270,7 @@ def test_an_interval_is_executed_by_a_worker_again_and_again_and_never_twice_at_
     assert [run["state"]["message"] for run in completed][:2] == [
         "iteration 0: 29 tasks sent", "iteration 1: 6 tasks sent",
     ]  # fmt: skip
-    for before, after in zip(completed, completed[1:], strict=False):
+    for before, after in pairwise(completed):
         assert before["end_time"] <= after["start_time"]
     tasks = server.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [completed[0]["id"]]}}})
     assert {"embed", "train", "export"} <= {task["name"] for task in tasks}

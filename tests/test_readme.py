@@ -53,6 +53,10 @@ FIRST_LINES = {  # of files that cannot say it themselves
 NOT_RUN = {  # command -> why
     "make run": "minutes",
     "make test": "it runs this test",
+    "gleaner ui": "it serves until Ctrl-C",
+    "gleaner deploy --every 15m": "tests/test_deploy.py does, with a server",
+    "gleaner worker": "it works until Ctrl-C",
+    "gleaner watchdog": "nothing is deployed",
     'export PATH="$PWD/.venv/bin:$PATH"': "the test's PATH begins with this environment",
 }
 FASTER: dict[str, Any] = {
@@ -197,7 +201,7 @@ TOP = {"tasks", "flows", "monitoring", "tests", "docs", "benchmarks", ".ci", "da
 PLACEHOLDER = re.compile(r"<[a-z]+>|…|\*|NNNN|\{|\$")
 BY_OTHERS = (  # made by the demo, a labeling tool, the full tick or a push, none of which the fixture runs
     ".gleaner/demo", ".gleaner/tables.html", ".gleaner/mailbox", ".gleaner/mlflow.db", ".gleaner/prefect",
-    ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/inputs/previous", ".dvc/tmp/rwlock",
+    ".gleaner/logs", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/mlartifacts", "data/exchange", "data/inputs/previous", ".dvc/tmp/rwlock",
 )  # fmt: skip
 
 

@@ -46,6 +46,10 @@ COMMANDS = (
     "stop",
     "resume",
     "ui",
+    "deploy",
+    "worker",
+    "listen",
+    "watchdog",
     "demo",
 )
 
