@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -355,6 +356,8 @@ def _interrupted(*_: object) -> None:
 def main() -> None:
     """Entry point: errors as one message, exit codes as documented."""
     signal.signal(signal.SIGINT, _interrupted)
+    if sys.stderr.isatty():  # a person reads errors and warnings once; elsewhere alerts go to the log that stderr is
+        logging.getLogger("gleaner.alerts").addHandler(logging.NullHandler())
     try:
         app(prog_name="gleaner")
     except GleanerError as error:

@@ -48,7 +48,9 @@ def raise_alert(root: Path, alert: Alert, now: Clock = time.time) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    for name, value in secrets(os.environ).items():
+    for name, value in sorted(
+        secrets(os.environ).items(), key=lambda found: -len(found[1])
+    ):  # an address, then its parts
         text = text.replace(value, f"[{name}]")
     return text
 

@@ -28,6 +28,7 @@ LONGEST_PAUSE = 6 * 3600.0  # between two tries
 FRESH = 3 * DAY  # what nobody could be told of when it was raised is told later, if it is not older than this
 GIVEN_UP, TRIES = 7 * DAY, 10  # older than this and tried so often: tried again when that target takes something else
 TOGETHER = 20  # alerts in one message
+NOW = -1e18  # a next try that is due whatever the clock says
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS alert (
@@ -114,7 +115,7 @@ class Outbox:
                     (alert.key, target, now, now),
                 )
             self._db.execute(
-                "UPDATE delivery SET attempts = 0, next_try = 0 WHERE target = ? AND sent_at IS NULL", (target,)
+                "UPDATE delivery SET attempts = 0, next_try = ? WHERE target = ? AND sent_at IS NULL", (NOW, target)
             )
 
     def failed(self, alerts: Sequence[Alert], target: str, reason: str, now: float) -> None:
@@ -140,7 +141,7 @@ class Outbox:
     def hurry(self) -> None:
         """Try everything again now."""
         with self._db:
-            self._db.execute("UPDATE delivery SET attempts = 0, next_try = 0 WHERE sent_at IS NULL")
+            self._db.execute("UPDATE delivery SET attempts = 0, next_try = ? WHERE sent_at IS NULL", (NOW,))
 
     def count(self, start: str) -> int:
         """Alerts whose key begins so."""
