@@ -14,12 +14,12 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows import heartbeat
 from flows.run import Idle, run_ticks
 from monitoring.tick_ends import UNATTENDED
-from tasks.errors import Busy
+from tasks.errors import Busy, GleanerError
 
 CLOCKS = 60.0  # seconds that this machine's clock may differ from that of Prefect's server
 
@@ -40,6 +40,8 @@ def scheduled_tick() -> State[Any]:
         done = run_ticks(root, 1)
     except Busy as error:
         return Completed(message=f"another is at work: {error}")
+    except GleanerError as error:  # the message is what people need; a bug keeps its traceback
+        return Failed(message=str(error))
     return Completed(message="; ".join(said(tick) for tick in done))
 
 

@@ -22,8 +22,9 @@ import httpx
 import pytest
 
 from flows import heartbeat, schedule, settings
+from monitoring.outbox import open_outbox
 from tasks import repository
-from tasks.campaign import IDENTITY
+from tasks.campaign import IDENTITY, LEDGER
 from tasks.lock import campaign_lock
 from tasks.store import Store
 from tests.quick import broken, copy, image_folder, make_workspace
@@ -44,6 +45,7 @@ def campaign(fresh: Path, tmp_path: Path) -> Path:
     """A campaign of its own: deployments are named after its id."""
     root = copy(fresh, tmp_path / "workspace")
     Store(root).write_json(IDENTITY, {**Store(root).read_json(IDENTITY), "id": f"deployed-{secrets.token_hex(4)}"})
+    (root / LEDGER).unlink()  # it knows the old id, and nothing else yet
     repository.stage_own(root)
     repository.commit(root, "another id")
     return root
@@ -97,8 +99,14 @@ class Server:
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at}}
         return str(self.ask(f"deployments/{self.deployment(root)['id']}/create_flow_run", {"state": state})["id"])
 
-    def state(self, run: str) -> dict[str, Any]:
-        return dict(self.ask(f"flow_runs/{run}")["state"])
+    def end(self, run: str) -> dict[str, Any]:
+        """How a run ended, once it has."""
+
+        def ended() -> dict[str, Any] | None:
+            state = dict(self.ask(f"flow_runs/{run}")["state"])
+            return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+        return dict(wait_for(ended))
 
     def automations(self, root: Path) -> list[dict[str, Any]]:
         return list(self.ask(f"automations/related-to/prefect.deployment.{self.deployment(root)['id']}"))
@@ -287,18 +295,18 @@ def test_a_run_that_finds_another_at_work_says_who_and_one_that_was_missed_does_
     deployed(server, campaign)
     with worker(server, campaign):
         with campaign_lock(campaign, "a test"):
-            busy = server.run(campaign)
-            wait_for(lambda: server.state(busy)["type"] == "COMPLETED")
-        assert f"in use: `a test`, process {os.getpid()}" in server.state(busy)["message"]
+            busy = server.end(server.run(campaign))
+        assert busy["type"] == "COMPLETED"
+        assert f"in use: `a test`, process {os.getpid()}" in busy["message"]
         assert heartbeat.read(campaign) is None
         with heartbeat.beating(campaign) as tell:
             tell("idle", "a test", None)
         written = (campaign / heartbeat.HEARTBEAT).read_bytes()
         missed = [server.run(campaign, datetime.now(UTC) - timedelta(hours=hours)) for hours in (3, 2, 1)]
-        wait_for(lambda: all(server.state(run)["type"] in ("COMPLETED", "CANCELLED") for run in missed))
-    states = [server.state(run) for run in missed]
+        states = [server.end(run) for run in missed]
     done = [state["message"] for state in states if state["type"] == "COMPLETED"]
     assert done and all("nothing is left for it to do" in message for message in done)
+    assert {state["type"] for state in states} <= {"COMPLETED", "CANCELLED"}
     assert (campaign / heartbeat.HEARTBEAT).read_bytes() == written
     assert repository.tags(campaign) == []
 
@@ -309,14 +317,15 @@ def test_a_run_that_fails_says_why_and_the_next_one_recovers(server: Server, cam
     text = (campaign / "params.yaml").read_text()
     with worker(server, campaign):
         (campaign / "params.yaml").write_text(text.replace("strategy:", "strategi:"))
-        failed = server.run(campaign)
-        wait_for(lambda: server.state(failed)["type"] == "FAILED")
-        assert "params.yaml" in server.state(failed)["message"]
+        failed = server.end(server.run(campaign))
+        assert (failed["type"], "params.yaml" in failed["message"]) == ("FAILED", True)
+        assert "Did you mean 'strategy'?" in failed["message"]
         beat = heartbeat.read(campaign)
         assert beat is not None and (beat.outcome, beat.why) == ("failed", "BadInput")
+        with open_outbox(campaign) as outbox:
+            assert outbox.newest("tick_failed") == "error"
         (campaign / "params.yaml").write_text(text)
-        run = server.run(campaign)
-        wait_for(lambda: server.state(run)["type"] == "COMPLETED")
+        assert server.end(server.run(campaign))["message"] == "iteration 0: 29 tasks sent"
     assert repository.tags(campaign) == ["iter-0000"]
 
 
@@ -334,12 +343,10 @@ def test_a_run_killed_with_sigkill_is_seen_as_crashed_and_the_next_one_recovers(
             os.killpg(process.pid, signal.SIGKILL)
         else:
             os.kill(engine, signal.SIGKILL)
-        wait_for(lambda: server.state(run)["type"] == "CRASHED")
-        assert ("no heartbeat" in server.state(run)["message"]) is whole
+        crashed = server.end(run)
+    assert (crashed["type"], "no heartbeat" in crashed["message"]) == ("CRASHED", whole)
     assert repository.tags(campaign) == []
     with worker(server, campaign):
-        after = server.run(campaign)
-        wait_for(lambda: server.state(after)["type"] == "COMPLETED")
-    assert server.state(after)["message"] == "iteration 0: 29 tasks sent"
+        assert server.end(server.run(campaign))["message"] == "iteration 0: 29 tasks sent"
     assert broken(campaign) == []
     assert json.loads((campaign / heartbeat.HEARTBEAT).read_text())["iteration"] == 0

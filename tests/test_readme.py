@@ -117,8 +117,8 @@ def tree() -> str:
 
 def commands() -> dict[str, str]:
     """Command -> the first line of its help."""
-    module = ast.parse((ROOT / "flows/cli.py").read_text(encoding="utf-8"))
-    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    modules = [ast.parse((ROOT / f"flows/{name}.py").read_text(encoding="utf-8")) for name in ("cli", "cli_schedule")]
+    functions = [node for module in modules for node in module.body if isinstance(node, ast.FunctionDef)]
     return {
         node.name: (ast.get_docstring(node) or "").split("\n")[0]
         for node in functions
