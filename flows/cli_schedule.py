@@ -20,12 +20,12 @@ def deploy(
     """Let the campaign tick on a schedule: a Prefect deployment with its automations; again, to change it."""
     from flows.deploy import deploy as register
     from flows.deploy import remove as take_away
-    from flows.schedule import Schedule
+    from flows.schedule import wanted
 
     if remove:
         print("removed." if take_away(Path.cwd()) else "there was none to remove.")
         return
-    done = register(Path.cwd(), Schedule(every or ("" if cron else "15m"), cron, timezone))
+    done = register(Path.cwd(), wanted(every, cron, timezone))
     print(f"{done.name}: {done.words}, at {done.api}\nNext: gleaner worker")
 
 

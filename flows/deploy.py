@@ -188,4 +188,6 @@ if __name__ == "__main__":
     parser.add_argument("--cron", default="", help="cron line instead, like '*/15 8-18 * * 1-5'")
     parser.add_argument("--timezone", default="UTC", help="of the cron line, like Europe/Zurich")
     given = parser.parse_args()
-    sys.exit(guarded(lambda: print(deploy(Path.cwd(), Schedule(given.every, given.cron, given.timezone)).words)))
+    sys.exit(
+        guarded(lambda: print(deploy(Path.cwd(), schedules.wanted(given.every, given.cron, given.timezone)).words))
+    )

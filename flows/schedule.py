@@ -18,6 +18,7 @@ from tasks.store import Store
 SCHEDULE = ".gleaner/schedule.json"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SHORTEST = 10  # seconds; a tick with nothing due takes about as long
+USUAL = "15m"
 HORIZON = timedelta(days=9)  # a cron line's longest pause is looked for here: a week and its weekend
 
 
@@ -82,6 +83,11 @@ class Schedule:
     def words(self) -> str:
         """'every 15m' or 'cron 0 8 * * 1-5 (UTC)'."""
         return f"every {self.every}" if self.every else f"cron {self.cron} ({self.timezone})"
+
+
+def wanted(every: str, cron: str, timezone: str) -> Schedule:
+    """What a command line asks for; a quarter of an hour when it says nothing."""
+    return Schedule(every or ("" if cron else USUAL), cron, timezone)
 
 
 @dataclass(frozen=True)
