@@ -19,6 +19,7 @@ from pathlib import Path
 from monitoring.alerts import Alert, harmless, one_line
 from monitoring.channels import FAULTS, Told, alert_settings, everyone, reason_of
 from monitoring.outbox import OUTBOX, Unusable, only_one, open_outbox
+from tasks.alert_urls import VARIABLE, entries, shown
 from tasks.checkpoint import checkpoint
 from tasks.disclosure import secrets
 
@@ -48,9 +49,9 @@ def raise_alert(root: Path, alert: Alert, now: Clock = time.time) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    for name, value in sorted(
-        secrets(os.environ).items(), key=lambda found: -len(found[1])
-    ):  # an address, then its parts
+    for url in entries(os.environ.get(VARIABLE, "")):
+        text = text.replace(url, shown(url) or f"[{VARIABLE}]")
+    for name, value in sorted(secrets(os.environ).items(), key=lambda found: -len(found[1])):
         text = text.replace(value, f"[{name}]")
     return text
 

@@ -32,7 +32,8 @@ def tick_failed(root: Path, error: BaseException, step: str, now: Clock = time.t
     """
     if not (root / ".gleaner").is_dir():
         return  # no campaign: nobody but the one who typed the command is concerned
-    mistyped = isinstance(error, BadInput) and sys.stdin.isatty() and not os.environ.get(UNATTENDED)
+    attended = sys.stdin is not None and sys.stdin.isatty() and not os.environ.get(UNATTENDED)
+    mistyped = attended and isinstance(error, BadInput)
     if not isinstance(error, Busy | Blocked) and not mistyped:
         campaign, day = identity(root), _day(now())
         raise_alert(root, news.of_failure(campaign, error, step, day, _recoveries(root, campaign, day)), now)

@@ -38,8 +38,7 @@ def shown(url: str) -> str | None:
 
 
 def secret_parts(url: str) -> Iterator[str]:
-    """What must not be written down anywhere: the address itself, its password, and all that looks like a token."""
-    yield url
+    """What must not be written down anywhere: the password, and all that looks like a token."""
     schema, _, rest = url.partition("://")
     place, query, path = _cut(rest)
     user, _, host = place.rpartition("@")

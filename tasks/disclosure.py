@@ -32,7 +32,8 @@ def secrets(environment: Mapping[str, str]) -> dict[str, str]:
             found[f"{name} (its password)"] = password
     for number, url in enumerate(alert_urls.entries(environment.get(alert_urls.VARIABLE, "")), 1):
         for part, value in enumerate(alert_urls.secret_parts(url)):
-            found[f"{alert_urls.VARIABLE} (part {part} of address {number})"] = value
+            if value not in found.values():
+                found[f"{alert_urls.VARIABLE} (part {part} of address {number})"] = value
     told = {name: max(value.splitlines(), key=len, default="") for name, value in sorted(found.items())}
     return {name: line for name, line in told.items() if len(line) >= SHORTEST and not os.path.exists(line)}  # noqa: PTH110 - pathlib raises for a name that is too long
 

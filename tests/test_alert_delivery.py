@@ -513,7 +513,7 @@ def test_status_shows_who_is_told_and_what_was_not_delivered(campaign: Path) -> 
 def test_a_real_tick_tells_of_labels_a_finding_that_blocks_and_nothing_twice(campaign: Path) -> None:
     text = (campaign / "params.yaml").read_text()
     text = text.replace(
-        "stagnant_rankings:\n    severity: warn", "stagnant_rankings:\n    severity: block\n    max_correlation: 0.0"
+        "stagnant_rankings:\n    severity: warn", "stagnant_rankings:\n    severity: block\n    max_flat: 0.0"
     )
     (campaign / "params.yaml").write_text(text)
     with webhook() as receiver:

@@ -557,3 +557,31 @@ SCALARS = st.one_of(
 )
 def test_what_is_written_as_json_is_read_back_the_same(value: dict[str, Any]) -> None:
     assert read(json.dumps(value), "x.yaml").value() == value
+
+
+CHANNELS: dict[str, tuple[dict[str, Any], str]] = {
+    "a misspelt channel": ({"channels": ["log", "aprise"]}, "alerts.channels.1: monitoring/alerts has no 'aprise'. Allowed: apprise, log. Did you mean 'apprise'?"),
+    "a channel twice": ({"channels": ["log", "log"]}, "alerts.channels.1: 'log' is there twice"),
+    "a misspelt option": ({"options": {"apprise": {"timeout": 3.0}}}, "alerts.options.apprise.timeout: apprise has no such option. Allowed: timeout_seconds. Did you mean 'timeout_seconds'?"),
+    "a wrong option": ({"options": {"apprise": {"timeout_seconds": 0.0}}}, "alerts.options.apprise.timeout_seconds: must be more than 0"),
+    "options of no channel": ({"options": {"lgo": {"logger": "x"}}}, "alerts.options.lgo: options of a channel that is not in alerts.channels (log, apprise). Did you mean 'log'?"),
+    "a misspelt event": ({"events": ["tick_fails"]}, "alerts.events.0: must be one of finding_blocks"),
+    "a negative limit": ({"waiting_hours": -1.0}, "alerts.waiting_hours: must be at least 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_what_is_wrong_with_alerts_is_named_with_its_line(name: str) -> None:
+    changes, told = CHANNELS[name]
+    text = TEXT
+    for key, value in changes.items():
+        text = set_value(text, "alerts", key, value)
+    with pytest.raises(BadInput) as error:
+        parse(text)
+    line = str(error.value).split(":")[1]
+    assert told in str(error.value) and line.isdigit() and text.splitlines()[int(line) - 1].strip()
+
+
+def test_params_of_before_there_were_alerts_are_read_with_the_defaults() -> None:
+    before = re.sub(r"^alerts:.*?(?=^compute:)", "", TEXT, flags=re.S | re.M)
+    assert "alerts" not in before.replace("alerts:", "") and parse(before).alerts == parse(TEXT).alerts

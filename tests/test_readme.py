@@ -58,6 +58,7 @@ NOT_RUN = {  # command -> why
     "gleaner worker": "it works until Ctrl-C",
     "gleaner watchdog": "nothing is deployed",
     'export PATH="$PWD/.venv/bin:$PATH"': "the test's PATH begins with this environment",
+    "gleaner alert --test": "it would send a mail; tests/test_alert_delivery.py runs it with receivers",
 }
 FASTER: dict[str, Any] = {
     "embed.backbone": "pixels",
@@ -201,7 +202,7 @@ TOP = {"tasks", "flows", "monitoring", "tests", "docs", "benchmarks", ".ci", "da
 PLACEHOLDER = re.compile(r"<[a-z]+>|…|\*|NNNN|\{|\$")
 BY_OTHERS = (  # made by the demo, a labeling tool, the full tick or a push, none of which the fixture runs
     ".gleaner/demo", ".gleaner/tables.html", ".gleaner/mailbox", ".gleaner/mlflow.db", ".gleaner/prefect",
-    ".gleaner/logs", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/mlartifacts", "data/exchange", "data/inputs/previous", ".dvc/tmp/rwlock",
+    ".gleaner/alerts", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/inputs/previous", ".dvc/tmp/rwlock",
 )  # fmt: skip
 
 
@@ -400,12 +401,15 @@ def test_the_settings_for_debians_package_are_valid() -> None:
 CHOSEN: dict[str, Any] = {
     "source.kind": "array", "source.path": "photos.npy", "pool.size": 12, "pool.mode": "RGB", "holdout.labels": 12,
     "embed.backbone": "histogram", "train.network": "cosines", "select.strategy": "ratio", "select.batch": 6,
-    "select.first_batch": 8, "labeling.tool": "mailbox", "evaluate.resamples": 50,
+    "select.first_batch": 8, "labeling.tool": "mailbox", "evaluate.resamples": 50, "alerts.channels": ["lines"],
 }  # fmt: skip
 CAMPAIGN = """
 import json
 from pathlib import Path
 
+from monitoring.alarm import flush
+from monitoring.standing import notice
+from tasks.campaign import open_campaign
 from tasks.ingest import ingest
 from tasks.pool import read_known_labels
 from tasks.store import Store
@@ -419,6 +423,10 @@ keys = [json.loads(line)["key"] for line in (mailbox / "tasks.jsonl").read_text(
 rows = [{"id": key, "key": key, "label": known[key.rpartition(":")[2]]} for key in keys]
 (mailbox / "answers.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
 print(tick(root))
+with open_campaign(root, "tick") as campaign:
+    campaign.ledger.decide("stop", 1, "campaign", "holidays")
+    notice(campaign)
+print(flush(root))
 """
 
 
@@ -446,6 +454,7 @@ def test_the_examples_of_every_part_work_together(tmp_path: Path) -> None:
         "git add tasks monitoring && git commit --quiet -m 'Parts of our own' && PYTHONPATH=. python campaign.py", root
     )
     assert ("iteration 0" in said) and ("iteration 1" in said)
+    assert '"title": "the campaign was stopped"' in (root / ".gleaner/alerts.jsonl").read_text(encoding="utf-8")
     assert '"check": "one_class"' in (root / "data/findings.json").read_text(encoding="utf-8")
     assert '"network": "cosines"' in (root / "models/head/head.json").read_text(encoding="utf-8")
     assert "histogram-12-RGB-16" in (root / "data/features/backbone.json").read_text(encoding="utf-8")
@@ -463,7 +472,7 @@ def _images(root: Path) -> None:
 
 def test_there_is_an_example_of_every_part() -> None:
     folders = {name.rpartition("/")[0] for name in examples()}
-    assert folders == {plugins.FOLDERS[f][0] for f in plugins.FOLDERS} - {"tasks/trackers", "monitoring/alerts"}
+    assert folders == {plugins.FOLDERS[f][0] for f in plugins.FOLDERS} - {"tasks/trackers"}
 
 
 def main() -> None:

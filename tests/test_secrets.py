@@ -40,6 +40,18 @@ def test_a_secret_in_a_file_is_found_and_not_repeated(
     assert name in violation.what and variable in violation.what and SECRET not in violation.what
 
 
+@pytest.mark.parametrize("url", [f"slack://T1/{SECRET}/C3", f"mailto://ann:{SECRET}@example.org?to=team@example.org"])
+def test_a_secret_of_an_alert_address_is_found_and_not_repeated(
+    root: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLEANER_ALERT_URLS", f"json://127.0.0.1:9/in, {url}")
+    assert verify(root) == []
+    with open(root / ".gleaner/logs.txt", "a") as handle:
+        handle.write(f"sent to {SECRET}\n")
+    (violation,) = [v for v in verify(root) if v.invariant.startswith("I7")]
+    assert ".gleaner/logs.txt holds the value of GLEANER_ALERT_URLS" in violation.what and SECRET not in violation.what
+
+
 def test_a_secret_that_was_once_committed_is_found_by_deep(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(f"{text}# {SECRET}\n")
