@@ -76,7 +76,7 @@ class Server:
         """POST, or GET without a value; a SQLite server says 503 while it is locked."""
         for _ in range(20):
             url = f"{self.api}/{path}"
-            found = httpx.get(url, timeout=30) if value is None else httpx.post(url, json=value, timeout=30)
+            found = httpx.get(url, timeout=60) if value is None else httpx.post(url, json=value, timeout=60)
             if found.status_code != 503:
                 break
             time.sleep(0.5)
