@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.stage import TICK, tick_lives, tick_mark
@@ -83,8 +84,9 @@ def _end(root: Path, of: Callable[[str], bool]) -> list[int]:
             continue
         marks = [entry for entry in environment if entry.startswith(start) and entry.endswith(end)]
         if marks and of(os.fsdecode(marks[0][len(start) :])) and int(folder.name) != os.getpid():
-            os.kill(int(folder.name), signal.SIGTERM)
-            ended.append(int(folder.name))
+            with suppress(ProcessLookupError):  # the same signal may have ended it meanwhile
+                os.kill(int(folder.name), signal.SIGTERM)
+                ended.append(int(folder.name))
     return ended
 
 
