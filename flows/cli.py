@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli_labeling import app as labeling
+from flows.cli_schedule import app as schedules
 from flows.launcher import ANYWHERE
 from tasks.errors import BadInput, GleanerError, InvariantBroken
 
@@ -265,32 +267,6 @@ def resume(because: Annotated[str, typer.Option(help="Why.")] = "") -> None:
         print("resumed. Next: gleaner tick")
 
 
-@app.command()
-def close_batch(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
-    """Go on without the answers that are missing; those that come later count in the iteration after."""
-    from tasks.campaign import open_campaign
-
-    with open_campaign(Path.cwd(), "close-batch") as campaign:
-        latest = campaign.ledger.latest()
-        if latest is None or latest.state != "closed":
-            raise BadInput("no batch is waiting for answers. `gleaner status` shows what is next.")
-        campaign.ledger.decide("close", latest.number, "batch", because)
-    print(f"the batch of iteration {latest.number} is closed. Next: gleaner tick")
-
-
-@app.command()
-def resend(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
-    """Give up the labeling tool that holds the tasks; those that wait go to the one that params.yaml names."""
-    from tasks.campaign import open_campaign
-
-    with open_campaign(Path.cwd(), "resend") as campaign:
-        latest = campaign.ledger.latest()
-        if latest is None:
-            raise BadInput("no task was sent yet. Next: gleaner tick")
-        campaign.ledger.send_elsewhere(latest.number, because)
-    print("the next tick sends the tasks that wait to the labeling tool that params.yaml names. Next: gleaner tick")
-
-
 def _decide(kind: str, reason: str) -> str | None:
     """Record a decision; returns why the campaign was stopped before it, None when it was not."""
     from tasks.campaign import open_campaign
@@ -313,16 +289,6 @@ def ui(
 
 
 @app.command()
-def label_studio(
-    port: Annotated[int, typer.Option(help="Preferred port; another free one when it is taken.")] = 8080,
-) -> None:
-    """A Label Studio of your own over this workspace, on loopback, until Ctrl-C; installed the first time."""
-    from flows.label_studio import serve
-
-    serve(Path.cwd(), port)
-
-
-@app.command()
 def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")] = "workspaces/demo") -> None:
     """A whole campaign on real images: init, ingest, ten iterations, a random arm beside it, one closing table."""
     from flows.demo import start_demo
@@ -330,6 +296,7 @@ def demo(directory: Annotated[str, typer.Argument(help="The demo's workspace.")]
     start_demo(Path(os.environ.get("GLEANER_TEMPLATE", Path.cwd())), here(directory))
 
 
+app.registered_commands += labeling.registered_commands + schedules.registered_commands
 for _command in app.registered_commands:
     if getattr(_command.callback, "__name__", "") not in ANYWHERE:
         _command.epilog = "--workspace DIR names the campaign; default: the one that the current folder is in."

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flows import settings
+from flows.heartbeat import beating
 from monitoring.standing import notice
 from monitoring.tick_ends import tick_failed, tick_worked
 from tasks import tracking, versions
@@ -74,11 +75,14 @@ def run_ticks(root: Path, iterations: int, wait_seconds: float = 0.0) -> list[Ti
 def _watched(root: Path, title: str) -> Tick | Idle:
     """One look and the tick that is due. Whether it ends well or not, people hear of it (`monitoring/tick_ends.py`)."""
     steps = ["import labels"]
-    try:
-        ended = look(root) or _tick(root, title, steps)
-    except Exception as error:
-        tick_failed(root, error, steps[-1])
-        raise
+    with beating(root) as tell:
+        try:
+            ended = look(root) or _tick(root, title, steps)
+        except Exception as error:
+            tick_failed(root, error, steps[-1])
+            raise
+        closed = None if isinstance(ended, Idle) or ended.closed is None else ended.closed.number
+        tell("idle" if closed is None else "iteration", ended.why, closed)
     return replace(ended, warnings=(*ended.warnings, *tick_worked(root)))
 
 
@@ -86,6 +90,7 @@ def _tick(root: Path, title: str, steps: list[str]) -> Tick:
     """Run one tick; the names of its steps are appended to `steps` as they begin."""
     settings.prepare(root)
     import httpx
+    from prefect.runtime import flow_run
 
     from flows.iterate import ON_STEP, tick
 
@@ -94,9 +99,11 @@ def _tick(root: Path, title: str, steps: list[str]) -> Tick:
     with _progress(len(versions.stage_order(root)) + STEPS_AROUND, title) as step:
         before = ON_STEP.set(_interruptible(root, _both(step, steps.append), step.terminal))
         try:
-            if problem is None:
+            if problem is None and not flow_run.id:
                 return tick(str(root))
-            done: Tick = tick.fn(str(root))
+            done: Tick = tick.fn(str(root))  # in a scheduled run the steps are that run's own
+            if problem is None:
+                return done
             return replace(done, warnings=(*done.warnings, f"this iteration ran without Prefect: {problem}"))
         except httpx.HTTPError as error:
             raise Unreachable(

@@ -44,6 +44,17 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
                 or "none: data is on this machine only (`dvc remote add --default NAME URL`, then commit .dvc/config)",
             )
         )
+    rows += _people_rows(value)
+    if value.get("waiting_for_tracker"):
+        rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
+    rows += _alert_rows(value)
+    rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
+    return [*rows, ("next", value["next"])]
+
+
+def _people_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Where annotators work, what they spent, and what they should look at again."""
+    rows = []
     if value.get("annotators_work_at"):
         rows.append(("annotators", value["annotators_work_at"]))
     if value.get("minutes_spent") is not None:
@@ -58,11 +69,7 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("", f"and {len(value['refused_answers']) - SHOWN} more"))
     if value.get("refused_file"):
         rows.append(("", f"{value['refused_file']}: each with file, row, value and reason"))
-    if value.get("waiting_for_tracker"):
-        rows.append(("not in MLflow yet", f"{value['waiting_for_tracker']} iterations"))
-    rows += _alert_rows(value)
-    rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
-    return [*rows, ("next", value["next"])]
+    return rows
 
 
 def _alert_rows(value: dict[str, Any]) -> list[tuple[str, str]]:

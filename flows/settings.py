@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.stage import TICK, tick_lives, tick_mark
+from tasks.store import Store
 from tasks.versions import output_to
 
 DEFAULTS = {
@@ -22,15 +25,42 @@ DEFAULTS = {
 OWN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
 
 
+#: where `gleaner ui` serves the workspace's own Prefect: its API and the mark of the process that ends it
+SERVER = ".gleaner/prefect-server.json"
+
+
 def prepare(root: Path) -> None:
-    """Point Prefect at the workspace's own database unless the environment names another."""
+    """Point Prefect at the workspace's own database unless the environment names another; mark what this tick starts."""
+    point(root)
+    os.environ[TICK] = tick_mark(root)
+
+
+def point(root: Path) -> None:
+    """Point Prefect at the workspace's own server where `gleaner ui` runs one, else at its database."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ[TICK] = tick_mark(root)
     if not any(name in os.environ for name in OWN):
         home = root.resolve() / ".gleaner" / "prefect"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ["PREFECT_HOME"] = str(home)
+        if url := own_server(root):
+            os.environ["PREFECT_API_URL"] = url
+
+
+def announce_server(root: Path, url: str) -> None:
+    """Say that this process serves the workspace's Prefect, for as long as it lives."""
+    Store(root).write_json(SERVER, {"api": url, "mark": tick_mark(root)})
+
+
+def own_server(root: Path) -> str | None:
+    """The API that a living process announced for this very workspace (a copy's file is not), None without one."""
+    try:
+        said = json.loads((root / SERVER).read_text(encoding="utf-8"))
+        mark, url = str(said["mark"]), str(said["api"])
+        lives = mark.endswith(f" {root.resolve()}") and tick_lives(mark)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if lives else None
 
 
 def end_orphans(root: Path) -> list[int]:
@@ -54,8 +84,9 @@ def _end(root: Path, of: Callable[[str], bool]) -> list[int]:
             continue
         marks = [entry for entry in environment if entry.startswith(start) and entry.endswith(end)]
         if marks and of(os.fsdecode(marks[0][len(start) :])) and int(folder.name) != os.getpid():
-            os.kill(int(folder.name), signal.SIGTERM)
-            ended.append(int(folder.name))
+            with suppress(ProcessLookupError):  # the same signal may have ended it meanwhile
+                os.kill(int(folder.name), signal.SIGTERM)
+                ended.append(int(folder.name))
     return ended
 
 

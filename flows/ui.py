@@ -29,6 +29,7 @@ class Server:
     log: Path
     health: str  # URL that answers 200 when it is up
     line: str  # for people
+    api: str = ""  # of Prefect's, for `gleaner deploy` and `gleaner worker`
 
 
 def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
@@ -45,6 +46,8 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     try:
         for process, server in zip(servers, here, strict=True):
             wait_for(process, server.health, server.log)
+            if server.api:
+                settings.announce_server(root, server.api)
         for line in [*(server.line for server in here), *there]:
             print(line)
         for line in _pages(here):
@@ -73,7 +76,8 @@ def _ours(folder: Path, uri: str, mlflow_port: int, prefect_port: int) -> tuple[
         port = free_port(prefect_port)
         os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://{HOST}:{port}/api"  # the page asks there, not at 4200
         line = f"Prefect  http://{HOST}:{port}   (runs, logs, artifacts)"
-        here.append(Server(_prefect(port), folder / "prefect-server.log", f"http://{HOST}:{port}/api/health", line))
+        api = f"http://{HOST}:{port}/api"
+        here.append(Server(_prefect(port), folder / "prefect-server.log", f"{api}/health", line, api))
     return here, there
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import Busy
 
@@ -67,6 +68,16 @@ def is_locked(root: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def last_holder(root: Path) -> dict[str, Any] | None:
+    """Who took the lock last (pid, purpose, since), perhaps long gone; None when nobody did or the note is damaged."""
+    try:
+        holder = json.loads((root / LOCK).read_bytes())
+        datetime.fromisoformat(holder["since"])
+        return {name: holder[name] for name in ("pid", "purpose", "since")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _take(descriptor: int, root: Path) -> None:

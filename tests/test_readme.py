@@ -53,6 +53,10 @@ FIRST_LINES = {  # of files that cannot say it themselves
 NOT_RUN = {  # command -> why
     "make run": "minutes",
     "make test": "it runs this test",
+    "gleaner ui": "it serves until Ctrl-C",
+    "gleaner deploy --every 15m": "tests/test_deploy.py does, with a server",
+    "gleaner worker": "it works until Ctrl-C",
+    "gleaner watchdog": "nothing is deployed",
     'export PATH="$PWD/.venv/bin:$PATH"': "the test's PATH begins with this environment",
     "gleaner alert --test": "it would send a mail; tests/test_alert_delivery.py runs it with receivers",
 }
@@ -114,10 +118,13 @@ def tree() -> str:
 
 def commands() -> dict[str, str]:
     """Command -> the first line of its help."""
-    module = ast.parse((ROOT / "flows/cli.py").read_text(encoding="utf-8"))
-    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
+    modules = [
+        ast.parse((ROOT / f"flows/{name}.py").read_text(encoding="utf-8"))
+        for name in ("cli", "cli_labeling", "cli_schedule")
+    ]
+    functions = [node for module in modules for node in module.body if isinstance(node, ast.FunctionDef)]
     return {
-        node.name: (ast.get_docstring(node) or "").split("\n")[0]
+        node.name.replace("_", "-"): (ast.get_docstring(node) or "").split("\n")[0]
         for node in functions
         if any(ast.unparse(decorator) == "app.command()" for decorator in node.decorator_list)
     }
@@ -198,7 +205,7 @@ TOP = {"tasks", "flows", "monitoring", "tests", "docs", "benchmarks", ".ci", "da
 PLACEHOLDER = re.compile(r"<[a-z]+>|…|\*|NNNN|\{|\$")
 BY_OTHERS = (  # made by the demo, a labeling tool, the full tick or a push, none of which the fixture runs
     ".gleaner/demo", ".gleaner/tables.html", ".gleaner/mailbox", ".gleaner/mlflow.db", ".gleaner/prefect",
-    ".gleaner/alerts", ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/refused.csv", "data/inputs/previous", ".dvc/tmp/rwlock",
+    ".gleaner/alerts", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/refused.csv", "data/inputs/previous", ".dvc/tmp/rwlock",
 )  # fmt: skip
 
 
