@@ -26,6 +26,19 @@ def close_batch(because: Annotated[str, typer.Option(help="Why; recorded for eve
 
 
 @app.command()
+def accept_deletions(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
+    """Believe the labeling tool that many answers were deleted on purpose; they no longer count."""
+    from tasks.campaign import open_campaign
+
+    with open_campaign(Path.cwd(), "accept-deletions") as campaign:
+        latest = campaign.ledger.latest()
+        if latest is None:
+            raise BadInput("no task was sent yet. Next: gleaner tick")
+        campaign.ledger.decide("deletions", latest.number, "answers", because)
+    print("answers that are gone from the labeling tool no longer count. Next: gleaner tick")
+
+
+@app.command()
 def resend(because: Annotated[str, typer.Option(help="Why; recorded for ever.")]) -> None:
     """Give up the labeling tool that holds the tasks; those that wait go to the one that params.yaml names."""
     from tasks.campaign import open_campaign

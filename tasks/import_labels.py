@@ -29,6 +29,8 @@ from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES
 from tasks.votes import votes_table
 
+MOST_GONE, MOST_GONE_SHARE = 10, 0.1  # answers that may be deleted between two looks without anybody asking
+
 
 @dataclass(frozen=True)
 class Due:
@@ -63,7 +65,22 @@ def _store(campaign: Campaign) -> tuple[int, list[RawEvent]]:
         stored += ledger.store_events(tool.instance, page.events, page.cursor)
         checkpoint("import:store:after")
         in_files += [event for event in page.events if event.row is not None]
-    return stored + ledger.store_events(tool.instance, tool.deleted(ledger.live(tool.instance))), in_files
+    gone = list(tool.deleted(ledger.live(tool.instance)))
+    _require_few(campaign, len(gone))
+    return stored + ledger.store_events(tool.instance, gone), in_files
+
+
+def _require_few(campaign: Campaign, gone: int) -> None:
+    """People delete an answer now and then; when many are gone at once, more likely a server was set back to a backup."""
+    latest, held = campaign.ledger.latest(), sum(1 for _ in campaign.ledger.live(campaign.tool.instance))
+    if latest is None or gone <= max(MOST_GONE, held * MOST_GONE_SHARE):
+        return
+    if campaign.ledger.decided("deletions", latest.number) is None:
+        raise BadInput(
+            f"{gone} of {held} answers are gone from the labeling tool ({campaign.tool.address}). None of them is forgotten "
+            "yet. If its data were lost, bring them back from its backup; if people deleted them on purpose: "
+            "gleaner accept-deletions --because REASON"
+        )
 
 
 def due(campaign: Campaign) -> Due:
@@ -109,7 +126,7 @@ def _answered(campaign: Campaign, latest: IterationRow) -> Due:
     needed = math.ceil(campaign.params.labeling.quorum * len(batch) - 1e-9)
     if answered >= needed:
         return Due(True, f"{answered} of {len(batch)} tasks are answered")
-    early = campaign.ledger.closed_early(latest.number)
+    early = campaign.ledger.decided("close", latest.number)
     if early is not None:
         return Due(True, f"the batch was closed early with {answered} of {len(batch)} tasks answered: {early}")
     _require_same_tool(campaign, latest.number, answered)

@@ -187,10 +187,10 @@ class Ledger(LabelViews):
             self._decide("resend", iteration, self.instance(), reason)
             self._put("instance", "")
 
-    def closed_early(self, iteration: int) -> str | None:
-        """Why somebody closed the iteration's batch before its answers were in, None when nobody did."""
+    def decided(self, kind: str, iteration: int) -> str | None:
+        """The reason of the newest decision of a kind about an iteration, None when there is none."""
         row = self._db.execute(
-            "SELECT reason FROM decision WHERE kind = 'close' AND iteration = ? ORDER BY seq DESC", (iteration,)
+            "SELECT reason FROM decision WHERE kind = ? AND iteration = ? ORDER BY seq DESC", (kind, iteration)
         ).fetchone()
         return None if row is None else str(row["reason"])
 

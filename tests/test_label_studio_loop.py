@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copies
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tenacity
 
+from tasks.campaign import open_campaign
 from tasks.labeling.label_studio import TOKEN_FILE
 from tasks.store import Store
 from tests.children import Ended, run_in_child
@@ -152,3 +154,27 @@ def test_the_server_gone_from_any_request_on(calm: Calm, tmp_path: Path) -> None
         root = copy(calm.before, tmp_path / f"gone-{number}")
         assert cut(calm, root, number, 10**6).error, f"request {number}: it must have failed"
         recovered(calm, root, f"gone from request {number} on")
+
+
+def test_answers_that_are_gone_in_masses_are_forgotten_only_when_somebody_says_so(calm: Calm, tmp_path: Path) -> None:
+    calm.reset()
+    root = copy(calm.before, tmp_path / "masses")
+    assert run_in_child(tick, root).text == "iteration 1"
+    before = state(root)["ledger"]["label_event"]
+    for task in calm.server.tasks.values():
+        task["annotations"] = task["annotations"][:0]
+    ended = run_in_child(tick, root)
+    assert "BadInput" in ended.kinds
+    assert re.search(r"29 of 29 answers are gone .*gleaner accept-deletions", ended.text)
+    assert state(root)["ledger"]["label_event"] == before
+    run_in_child(accept_deletions, root)
+    assert run_in_child(tick, root).text.startswith("waiting")
+    found = state(root)["ledger"]["label_event"]
+    assert found[: len(before)] == before, "what was said is kept"
+    assert len(found) == len(before) + 29
+    assert broken(root) == []
+
+
+def accept_deletions(root: Path) -> None:
+    with open_campaign(root, "accept-deletions") as campaign:
+        campaign.ledger.decide("deletions", 1, "answers", "a new start")

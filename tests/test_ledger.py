@@ -430,10 +430,11 @@ def test_the_tool_that_holds_the_tasks_is_known_until_it_is_given_up(asked: Ledg
 
 
 def test_a_batch_is_closed_early_with_the_reason(asked: Ledger) -> None:
-    assert asked.closed_early(0) is None
+    assert asked.decided("close", 0) is None
     asked.decide("close", 0, "batch", "ann is ill")
-    assert asked.closed_early(0) == "ann is ill"
-    assert asked.closed_early(1) is None
+    assert asked.decided("close", 0) == "ann is ill"
+    assert asked.decided("close", 1) is None
+    assert asked.decided("deletions", 0) is None
 
 
 def test_a_ledger_of_version_1_is_migrated_with_all_it_holds(asked: Ledger, tmp_path: Path) -> None:
