@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tasks.campaign import runs_here
 from tasks.errors import Busy, GleanerError
 
 HEARTBEAT = ".gleaner/heartbeat.json"
@@ -83,7 +84,7 @@ def read(root: Path) -> Beat | None:
 
 def _keep(root: Path, beat: Beat) -> None:
     """Write the beat over the one before. A tick does not fail for it: a heart that is not heard is the watchdog's."""
-    if not (root / ".gleaner").is_dir():  # not a campaign, or a copy that is only read
+    if not runs_here(root):
         return
     try:
         _replace(root, beat)

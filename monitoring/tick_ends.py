@@ -18,6 +18,7 @@ from monitoring import news
 from monitoring.alarm import Clock, flush, raise_alert, say
 from monitoring.channels import identity
 from monitoring.outbox import OUTBOX, Outbox, Unusable, open_outbox
+from tasks.campaign import runs_here
 from tasks.errors import BadInput, Blocked, Busy
 
 UNATTENDED = "GLEANER_UNATTENDED"
@@ -30,7 +31,7 @@ def tick_failed(root: Path, error: BaseException, step: str, now: Clock = time.t
     Not told: another process at work (Busy), a batch that a check refused (its finding was told), and what the person
     at the terminal mistyped (BadInput; set GLEANER_UNATTENDED=1 where a terminal has nobody before it).
     """
-    if not (root / ".gleaner").is_dir():
+    if not runs_here(root):
         return  # no campaign: nobody but the one who typed the command is concerned
     attended = sys.stdin is not None and sys.stdin.isatty() and not os.environ.get(UNATTENDED)
     mistyped = attended and isinstance(error, BadInput)

@@ -31,6 +31,7 @@ from tasks.tables import KNOWN_LABELS
 
 IDENTITY = "data/campaign.json"
 LEDGER = ".gleaner/ledger.sqlite"
+CLOSED = "data/artefacts.json"  # written when an iteration is closed (tasks/artefacts.py)
 
 
 def utc_now() -> str:
@@ -98,6 +99,12 @@ class Campaign:
         """Every selected item with what its answers come to under params.yaml's policy, as of an event (default: now)."""
         labeling = self.params.labeling
         return self.ledger.asked(Policy(labeling.resolution, labeling.overlap, labeling.minimum_votes), event_seq)
+
+
+def runs_here(root: Path) -> bool:
+    """Whether a campaign ticks in this folder; a copy of one has closed iterations and no ledger, and is only read."""
+    held = any((root / f"{LEDGER}{suffix}").exists() for suffix in ("", ".backup"))
+    return (root / ".gleaner").is_dir() and (held or not (root / CLOSED).exists())
 
 
 def mint(name: str) -> dict[str, Any]:
