@@ -213,7 +213,7 @@ class FakeLabelStudio:
         rows = [
             {
                 **{k: t[k] for k in ("id", "data", "updated_at")},
-                "annotations": [{"id": a["id"]} for a in t["annotations"]],
+                "annotations_ids": ",".join(str(a["id"]) for a in t["annotations"]),
             }
             for t in found[: int(request.query["page_size"][0])]
         ]

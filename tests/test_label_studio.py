@@ -281,7 +281,7 @@ def test_a_page_that_is_short_is_read_again(sent: LabelStudio, server: FakeLabel
 def test_a_page_that_repeats_the_one_before_is_read_again(sent: LabelStudio, server: FakeLabelStudio) -> None:
     for number in server.tasks:
         server.annotate(number, "fox")
-    first = {"total": 8, "tasks": [{**server.tasks[n], "annotations": []} for n in (1, 2, 3)]}
+    first = {"total": 8, "tasks": [{**server.tasks[n], "annotations_ids": ""} for n in (1, 2, 3)]}
     server.fault = at(2, PAGES, Answer(200, first))
     assert len({event.annotation_id for event in pulled(sent)[0]}) == 8
 
