@@ -33,7 +33,7 @@ def calm(closed_iteration: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 #: optional parts that tests may skip without; GLEANER_REQUIRE=fashion-mnist,shared-data makes a skip a failure
-OPTIONAL = ("fashion-mnist", "shared-data", "small-disk")
+OPTIONAL = ("fashion-mnist", "shared-data", "small-disk", "chromium")
 
 
 @pytest.hookimpl(wrapper=True)

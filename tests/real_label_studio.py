@@ -24,6 +24,7 @@ from flows import label_studio as program
 from flows.label_studio import Account
 from tasks.labeling import LabelingTool, Place
 from tasks.labeling import label_studio as adapter
+from tasks.labeling._label_studio_images import SERVING
 from tasks.labeling.label_studio import LabelStudio
 from tasks.ledger import task_key
 
@@ -71,7 +72,7 @@ class RealLabelStudio:
     @property
     def served(self) -> Path:
         """The folder of which it may serve files."""
-        return self.root / program.SERVING
+        return self.root / SERVING
 
     @property
     def admin(self) -> Person:
