@@ -107,6 +107,9 @@ def free_port(port: int) -> int:
     """`port`, or a free one when it is taken."""
     for wanted in (port, 0):
         with socket.socket() as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as servers do: one that just ended holds nothing
             try:
                 probe.bind((HOST, wanted))
             except OSError:

@@ -11,6 +11,7 @@ import pytest
 from tests.calm import Calm
 from tests.children import run_in_child
 from tests.quick import broken, copy, image_folder, make_workspace, run_child, state, tick
+from tests.real_label_studio import RealLabelStudio
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def calm(closed_iteration: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 #: optional parts that tests may skip without; GLEANER_REQUIRE=fashion-mnist,shared-data makes a skip a failure
-OPTIONAL = ("fashion-mnist", "shared-data", "small-disk")
+OPTIONAL = ("fashion-mnist", "shared-data", "small-disk", "chromium")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,3 +50,17 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"GLEANER_REQUIRE names {missing[0]}, and the test was skipped: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[RealLabelStudio, None, None]:
+    """The real Label Studio, one for all tests of this process; `real` gives it without projects."""
+    with RealLabelStudio(tmp_path_factory.mktemp("label-studio-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def real(label_studio_server: RealLabelStudio) -> RealLabelStudio:
+    """The real Label Studio without a project."""
+    label_studio_server.wipe()
+    return label_studio_server

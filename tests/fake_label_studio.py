@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -62,6 +63,7 @@ class FakeLabelStudio:
         self.fault: Fault | None = None
         self.before: Callable[[Request], Answer | None] | None = None  # instead of doing anything
         self.authorized: Callable[[str], bool] = lambda given: given == f"Token {TOKEN}"
+        self.sees: Callable[[str], bool] = lambda path: path.startswith("/data/") or Path(path).is_dir()
         self.clock = 0
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -187,6 +189,8 @@ class FakeLabelStudio:
         return Answer(200, {"count": len(self.projects), "next": None, "results": list(self.projects.values())})
 
     def _storage(self, request: Request) -> Answer:
+        if request.method == "POST" and not self.sees(request.body["path"]):
+            return Answer(400, {"validation_errors": {"non_field_errors": ["Absolute local path does not exist"]}})
         if request.method == "POST":
             self.storages.append({"id": len(self.storages) + 1, **request.body})
             return Answer(201, self.storages[-1])
@@ -213,7 +217,7 @@ class FakeLabelStudio:
         rows = [
             {
                 **{k: t[k] for k in ("id", "data", "updated_at")},
-                "annotations": [{"id": a["id"]} for a in t["annotations"]],
+                "annotations_ids": ",".join(str(a["id"]) for a in t["annotations"]),
             }
             for t in found[: int(request.query["page_size"][0])]
         ]

@@ -127,6 +127,14 @@ def test_a_document_root_that_is_not_there_is_refused(
         connected(server, tmp_path, document_root="nowhere").push(tasks)
 
 
+def test_a_folder_that_the_server_does_not_see_is_refused_with_what_to_set(
+    server: FakeLabelStudio, tasks: list[Task], tmp_path: Path
+) -> None:
+    server.sees = lambda path: False
+    with pytest.raises(BadInput, match=r"cannot show the images of .*DOCUMENT_ROOT.*seen_by_server_as.*does not exist"):
+        connected(server, tmp_path).push(tasks)
+
+
 def test_images_can_be_behind_addresses(server: FakeLabelStudio, tasks: list[Task], tmp_path: Path) -> None:
     connected(server, tmp_path, image_url="https://images.example/deer/").push(tasks)
     item = tasks[0].item_id
@@ -281,7 +289,7 @@ def test_a_page_that_is_short_is_read_again(sent: LabelStudio, server: FakeLabel
 def test_a_page_that_repeats_the_one_before_is_read_again(sent: LabelStudio, server: FakeLabelStudio) -> None:
     for number in server.tasks:
         server.annotate(number, "fox")
-    first = {"total": 8, "tasks": [{**server.tasks[n], "annotations": []} for n in (1, 2, 3)]}
+    first = {"total": 8, "tasks": [{**server.tasks[n], "annotations_ids": ""} for n in (1, 2, 3)]}
     server.fault = at(2, PAGES, Answer(200, first))
     assert len({event.annotation_id for event in pulled(sent)[0]}) == 8
 

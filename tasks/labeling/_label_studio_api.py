@@ -32,6 +32,10 @@ class NotFound(GleanerError):
     """The server answers, and has no such thing."""
 
 
+class Refused(GleanerError):
+    """The server understands and says no; its words are in the message."""
+
+
 class TryAgain(Unreachable):
     """No answer that counts; the same request may be answered later."""
 
@@ -114,7 +118,7 @@ class Api:
             where = httpx.URL(response.headers.get("location", "")).copy_with(query=None)
             raise BadInput(f"{self._name()} sends on to {where}: set labeling.options.url to the address that answers.")
         if status >= 400:
-            raise GleanerError(f"{self._name()} refuses {what} ({status}): {response.text[:500]}")
+            raise Refused(f"{self._name()} refuses {what} ({status}): {response.text[:500]}")
         return None if status == 204 else self._json(response, what)
 
     def _json(self, response: httpx.Response, what: str) -> Any:

@@ -1,6 +1,6 @@
 """Label Studio's own shapes: labeling configuration, tasks and annotations. Pure: no file and no server here.
 
-    labeling_config(("deer", "fox"))                    ->  <View><Image …/><Choices …><Choice value="deer"/>…
+    labeling_config(("deer", "fox"))                    ->  <View><Header …/><Choices …><Choice value="deer"/>…
     task(question, "images/0000_1f3a.png", classes)     ->  {"data": {…}, "predictions": [{…}]}
     read_result({"result": [{"type": "choices", …}]})   ->  ("label", "deer")
     details({"completed_by": 1, "lead_time": 3.2, …})   ->  {"annotator": "1", "seconds": 3.2}
@@ -19,24 +19,29 @@ from tasks.labeling import Task, Uninterpretable
 
 IMAGE = "image"  # name of the image tag and of its field in a task's data
 CONTROL = "label"  # name of the choices tag
+TODO = "Choose one class (its key is in brackets), then Submit. None fits: Skip."
 SHORT = 200  # characters of somebody's value that are shown
 
 
 def labeling_config(classes: Sequence[str]) -> str:
-    """The labeling configuration (XML) that offers `classes` as one choice below the image."""
+    """The labeling configuration (XML) that offers `classes` as one choice above the image.
+
+    Label Studio magnifies small images: what is below them would be out of sight, hence the order and the height.
+    """
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}")
+    ElementTree.SubElement(view, "Header", value=TODO, size="5")
     shape = {"name": CONTROL, "toName": IMAGE, "choice": "single", "showInline": "true"}
     choices = ElementTree.SubElement(view, "Choices", shape)
     for name in classes:
         ElementTree.SubElement(choices, "Choice", choice(name))
+    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", maxHeight="60vh")
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 
 
 def choice(name: str) -> dict[str, str]:
     """Label Studio reads `$word` in a value as a field of the task; only an alias reaches the results as it stands."""
-    return {"value": name.replace("$", "\N{FULLWIDTH DOLLAR SIGN}"), "alias": name} if "$" in name else {"value": name}
+    return {"value": name.replace("$", "$\N{WORD JOINER}"), "alias": name} if "$" in name else {"value": name}
 
 
 def task(task: Task, image_url: str, classes: Sequence[str]) -> dict[str, Any]:

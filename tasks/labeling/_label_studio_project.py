@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from tasks.checkpoint import checkpoint
 from tasks.errors import BadInput, Unreachable
-from tasks.labeling._label_studio_api import Api, NotFound
+from tasks.labeling._label_studio_api import Api, NotFound, Refused
 from tasks.labeling._label_studio_format import CONTROL, choice, labeling_config
 
 PAGE = 100
@@ -126,7 +126,15 @@ def serve_folder(api: Api, project: Project, path: str) -> None:
         return
     body = {"project": project.id, "path": path, "use_blob_urls": True, "title": "Gleaner: images of the batches"}
     checkpoint("label_studio:storage:before")
-    api.post("/api/storages/localfiles/", body)
+    try:
+        api.post("/api/storages/localfiles/", body)
+    except Refused as error:
+        raise BadInput(
+            f"{api.url} cannot show the images of {path}. Start Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true "
+            "and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT set to the folder above it, which params.yaml names as "
+            "labeling.options.document_root (and seen_by_server_as, where the server sees it under another name). "
+            f"It says: {error}"
+        ) from None
     checkpoint("label_studio:storage:after")
 
 

@@ -136,10 +136,10 @@ class LabelStudio:
         project = self._project
         assert project is not None
         projects.settle(self.api, project, place.classes, place.overlap)
-        if self.images.local:
-            projects.serve_folder(self.api, project, self.images.served)
         ordered = sorted(tasks, key=lambda each: each.rank)  # the community edition shows tasks in this order
         wanted = {each.key: task(each, self.images.publish(each), place.classes) for each in ordered}
+        if self.images.local:
+            projects.serve_folder(self.api, project, self.images.served)  # which must be there by now
         numbers = add(self.api, project.id, tasks[0].key.rpartition(":")[0], wanted)
         if any("predictions" in each for each in wanted.values()):
             projects.suggest(self.api, project, f"iteration-{tasks[0].iteration}")
