@@ -90,6 +90,16 @@ def decode(content: bytes, size: int, mode: str, max_pixels: int) -> Decoded:
         raise Refused(*_explain(kind, error)) from None
 
 
+def viewable(content: bytes) -> bytes | None:
+    """The image as a PNG of its own size, as the pool sees it, where no browser shows its format (TIFF); else None."""
+    if sniff(content) != "TIFF":
+        return None
+    image, stream = _open(content, "TIFF"), io.BytesIO()
+    image.load()
+    _on_white(_to_srgb(_eight_bit(image))).convert("RGB").save(stream, "PNG")
+    return stream.getvalue()
+
+
 def header_size(content: bytes) -> tuple[int, int] | None:
     """Width and height in pixels as the header says, before any decoding and orientation; None when it cannot be read."""
     kind = sniff(content)

@@ -166,7 +166,7 @@ def _leftovers(store: Store) -> Iterator[str]:
 
 def _serving(store: Store, deep: bool) -> Iterator[str]:
     """Copies for annotators: their sizes, their bytes too for the newest thousand (`deep`: for all)."""
-    copies = [path for path in store.path(SERVING).glob("*/*") if not path.name.startswith(".")]
+    copies = [path for path in store.path(SERVING).glob("*/*") if path.is_file() and not path.name.startswith(".")]
     if not copies:
         return
     manifest = pool.read_manifest(store).select(["item_id", "bytes"])

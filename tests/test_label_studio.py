@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.errors import BadInput, Unreachable
 from tasks.labeling import RawEvent, Task, Uninterpretable
@@ -133,6 +135,18 @@ def test_a_folder_that_the_server_does_not_see_is_refused_with_what_to_set(
     server.sees = lambda path: False
     with pytest.raises(BadInput, match=r"cannot show the images of .*DOCUMENT_ROOT.*seen_by_server_as.*does not exist"):
         connected(server, tmp_path).push(tasks)
+
+
+def test_an_image_that_no_browser_shows_is_shown_as_png(
+    server: FakeLabelStudio, tasks: list[Task], tmp_path: Path
+) -> None:
+    levels = np.linspace(0, 65535, 12 * 9).reshape(9, 12).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "scan.tif")
+    connected(server, tmp_path).push([replace(tasks[0], image=tmp_path / "scan.tif")])
+    name = server.tasks[1]["data"]["image"].removeprefix("/data/local-files/?d=")
+    shown = Image.open(tmp_path / ".gleaner/serving" / name)
+    assert (shown.format, shown.size) == ("PNG", (12, 9))
+    assert np.abs(np.asarray(shown.convert("L"), float) - levels / 257).max() <= 1
 
 
 def test_images_can_be_behind_addresses(server: FakeLabelStudio, tasks: list[Task], tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ Images(Path("/srv/labels"), "/data", "deer-1f3a", "").publish(task)
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 from tasks.errors import BadInput
+from tasks.images import viewable
 from tasks.labeling import Task
 from tasks.store import disk_error, replacing, sha256
 
@@ -38,23 +41,31 @@ class Images:
         return f"{self.seen_as.rstrip('/')}/{self.folder}"
 
     def publish(self, task: Task) -> str:
-        """Put the task's image where the server finds it, and give its address."""
+        """Put the task's image where the server finds it, and give its address.
+
+        A format that no browser shows (TIFF) is put there as PNG, converted as for the pool.
+        """
+        picture = viewable(task.image.read_bytes()) if task.image.suffix == ".tif" else None
         name = f"{task.item_id[:2]}/{task.item_id}{task.image.suffix}"
+        name = name if picture is None else f"viewable/{task.item_id}.png"
         if self.prefix:
             return f"{self.prefix.rstrip('/')}/{name}"
         target = self.root / self.folder / name
-        if target.resolve() != task.image.resolve() and not (target.exists() and sha256(target) == task.item_id):
-            self._copy(task.image, target)
+        if picture is not None:
+            self._write(target, io.BytesIO(picture))
+        elif target.resolve() != task.image.resolve() and not (target.exists() and sha256(target) == task.item_id):
+            with open(task.image, "rb") as content:
+                self._write(target, content)
         return f"/data/local-files/?d={quote(f'{self.folder}/{name}')}"
 
-    def _copy(self, source: Path, target: Path) -> None:
+    def _write(self, target: Path, content: IO[bytes]) -> None:
         if self.folder != IMAGES and not self.root.is_dir():
             raise BadInput(
                 f"params.yaml: labeling.options.document_root: {self.root} is not a folder. It is the one that Label Studio "
                 "was started with as LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."
             )
         try:
-            with open(source, "rb") as content, replacing(target) as handle:
+            with replacing(target) as handle:
                 shutil.copyfileobj(content, handle)
         except OSError as error:
             raise disk_error(error, target) from error
