@@ -98,22 +98,22 @@ def points(calm: Calm, *prefixes: str) -> list[int]:
     return [n for n, point in enumerate(calm.points, start=1) if point.startswith(prefixes)]
 
 
-def test_killed_at_any_effect_on_the_server_or_the_ledger(calm: Calm, tmp_path: Path) -> None:
-    for number in points(calm, "label_studio", "import:"):
+def killed(calm: Calm, folder: Path, numbers: list[int]) -> None:
+    for number in numbers:
         calm.reset()
-        root = copy(calm.before, tmp_path / f"at-{number}")
+        root = copy(calm.before, folder / f"at-{number}")
         assert run_in_child(tick, root, kill_at=number).killed
         recovered(calm, root, calm.points[number - 1])
+
+
+def test_killed_around_the_import_into_the_server(calm: Calm, tmp_path: Path) -> None:
+    killed(calm, tmp_path, points(calm, "label_studio:import", "import:store:after"))
 
 
 @pytest.mark.slow
 def test_killed_at_any_other_effect(calm: Calm, tmp_path: Path) -> None:
-    server = points(calm, "label_studio", "import:")
-    for number in [n for n in range(1, len(calm.points) + 1) if n not in server]:
-        calm.reset()
-        root = copy(calm.before, tmp_path / f"at-{number}")
-        assert run_in_child(tick, root, kill_at=number).killed
-        recovered(calm, root, calm.points[number - 1])
+    done = points(calm, "label_studio:import", "import:store:after")
+    killed(calm, tmp_path, [n for n in range(1, len(calm.points) + 1) if n not in done])
 
 
 class Cut:
@@ -141,11 +141,21 @@ def cut(calm: Calm, root: Path, first: int, last: int) -> Ended:
     return ended
 
 
-def test_an_answer_lost_at_any_request(calm: Calm, tmp_path: Path) -> None:
-    for number in range(1, calm.requests + 1):
-        root = copy(calm.before, tmp_path / f"cut-{number}")
+def cut_at(calm: Calm, folder: Path, numbers: range) -> None:
+    for number in numbers:
+        root = copy(calm.before, folder / f"cut-{number}")
         cut(calm, root, number, number)
         recovered(calm, root, f"request {number}")
+
+
+def test_an_answer_lost_at_every_fifth_request(calm: Calm, tmp_path: Path) -> None:
+    cut_at(calm, tmp_path, range(1, calm.requests + 1, 5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [2, 3, 4, 5])
+def test_an_answer_lost_at_any_other_request(calm: Calm, first: int, tmp_path: Path) -> None:
+    cut_at(calm, tmp_path, range(first, calm.requests + 1, 5))
 
 
 @pytest.mark.slow
