@@ -21,6 +21,7 @@ SHORTEST = 8  # characters: shorter values are found everywhere
 #: where the campaign writes text: logs, the tracker's queue and database, reports. The images are hashes' business
 FOLDERS = (".gleaner", "data/report", "data/evaluation", "data/inputs", "data/exchange", "models")
 FILES = ("data/refused.csv",)
+PRIVATE = ".gleaner/label-studio"  # a server of one's own (0700): its database and its token (0600) are there, and nowhere else
 IMAGES = (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp", ".img", ".npy")
 
 
@@ -48,7 +49,9 @@ def _password(value: str) -> str | None:
 
 def secrets_in_files(store: Store, deep: bool = False) -> Iterator[str]:
     """Each file that holds a secret of the environment; `deep` looks through every tag too."""
-    wanted = secrets(os.environ)
+    token = store.path(f"{PRIVATE}/token")
+    own = {"LABEL_STUDIO_API_KEY": token.read_text(encoding="utf-8")} if token.is_file() else {}
+    wanted = secrets({**own, **os.environ})
     if not wanted:
         return
     for path in _files(store):
@@ -64,6 +67,7 @@ def _files(store: Store) -> Iterator[Path]:
     names = {store.path(name) for name in (*repository.tracked(store.root), *FILES)}
     for folder in FOLDERS:
         names |= {path for path in store.path(folder).rglob("*") if path.suffix not in IMAGES}
+    names = {path for path in names if not path.is_relative_to(store.path(PRIVATE))}
     yield from sorted(path for path in names if path.is_file() and not path.is_symlink())
 
 

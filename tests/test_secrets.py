@@ -52,6 +52,17 @@ def test_a_secret_of_an_alert_address_is_found_and_not_repeated(
     assert ".gleaner/logs.txt holds the value of GLEANER_ALERT_URLS" in violation.what and SECRET not in violation.what
 
 
+def test_the_token_of_ones_own_label_studio_is_known_where_it_belongs_and_found_elsewhere(root: Path) -> None:
+    (root / ".gleaner/label-studio").mkdir()
+    (root / ".gleaner/label-studio/token").write_text(SECRET)
+    assert verify(root) == []
+    with open(root / "data/report/report.md", "a") as handle:
+        handle.write(f"token: {SECRET}\n")
+    (violation,) = [v for v in verify(root) if v.invariant.startswith("I7")]
+    assert "data/report/report.md holds the value of LABEL_STUDIO_API_KEY" in violation.what
+    assert SECRET not in violation.what
+
+
 def test_a_secret_that_was_once_committed_is_found_by_deep(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(f"{text}# {SECRET}\n")
