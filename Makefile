@@ -40,8 +40,9 @@ format: $(READY)     ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)      ## measure the cost of orchestration beside the bare computation
+bench: $(READY)      ## measure what orchestration and labeling cost beside the bare computation and calls
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.labeling
 
 ui: $(READY)         ## MLflow and Prefect for the demo, on loopback
 	@$(BIN)/gleaner ui --workspace $(DEMO)

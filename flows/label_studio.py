@@ -1,7 +1,8 @@
 """`gleaner label-studio`: a Label Studio of one's own over a workspace, on loopback only, until Ctrl-C.
 
 It is installed in an environment of its own (its packages do not fit beside ours), once for all workspaces; what people
-do in it is kept in the workspace: .gleaner/label-studio/. Nothing is sent outside: no analytics, no version check.
+do in it is kept in the workspace: .gleaner/label-studio/. Nothing of it is sent outside: no analytics, no version check;
+its first page asks GitHub for tips, which can be out of reach.
 """
 
 from __future__ import annotations

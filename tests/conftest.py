@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows import label_studio
+from tasks.errors import GleanerError
 from tests.calm import Calm
 from tests.children import run_in_child
 from tests.quick import broken, copy, image_folder, make_workspace, run_child, state, tick
@@ -33,7 +35,7 @@ def calm(closed_iteration: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 #: optional parts that tests may skip without; GLEANER_REQUIRE=fashion-mnist,shared-data makes a skip a failure
-OPTIONAL = ("fashion-mnist", "shared-data", "small-disk", "chromium")
+OPTIONAL = ("fashion-mnist", "shared-data", "small-disk", "chromium", "label-studio")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,6 +57,10 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[RealLabelStudio, None, None]:
     """The real Label Studio, one for all tests of this process; `real` gives it without projects."""
+    try:
+        label_studio.install()
+    except GleanerError as error:
+        pytest.skip(f"label-studio: {error}")
     with RealLabelStudio(tmp_path_factory.mktemp("label-studio-server")) as server:
         yield server
 

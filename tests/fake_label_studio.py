@@ -4,7 +4,7 @@
         tool = connect(place, url=server.url)
         server.fault = once(drop_after_commit("import"))
 
-Shapes and habits are those of Label Studio 1.23 (tests/test_label_studio_real.py runs the same tests against that one).
+Shapes and habits are those of Label Studio 1.23; tests/test_label_studio_real.py does the same with that one.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class FakeLabelStudio:
     def _import(self, request: Request, project: int) -> Answer:
         numbers = []
         for each in request.body:
-            number = 1 + max(self.tasks, default=0)  # SQLite gives a deleted number again
+            number = 1 + max(self.tasks, default=0)  # a deleted number is given again, as after a restored backup
             predictions = [{"id": number, "created_ago": "0 minutes", **p} for p in each.get("predictions", ())]
             self.tasks[number] = {
                 "id": number, "project": project, "data": each["data"], "annotations": [], "predictions": predictions,
@@ -240,8 +240,8 @@ class FakeLabelStudio:
 
     def _shown(self, task: dict[str, Any], annotation: dict[str, Any]) -> dict[str, Any]:
         self.clock += 1  # what is computed anew at each look
-        prediction = {**task["predictions"][0], "created_ago": f"{self.clock} minutes"} if task["predictions"] else None
-        return {**annotation, **({"prediction": prediction} if prediction else {})}
+        prediction = {**task["predictions"][0], "created_ago": f"{self.clock} minutes"} if task["predictions"] else {}
+        return {**annotation, "prediction": prediction}
 
 
 Handler = Callable[..., Answer]

@@ -132,6 +132,11 @@ class Page:
                 return True
         return False
 
+    def asked_elsewhere(self) -> list[str]:
+        """Addresses on other servers that this page loaded something from."""
+        loaded = self.browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        return [each for each in loaded if not each.startswith((self.url, "blob:", "data:"))]
+
     def keep(self, folder: Path, name: str) -> None:
         self.browser.save_screenshot(str(folder / name))
 
@@ -179,6 +184,7 @@ def test_an_annotator_sees_the_image_and_the_suggestion_and_what_is_clicked_arri
     page.press("Submit")
     page.wait.until(lambda _: len(events_of(tool)) == len(ARMS))
 
+    assert page.asked_elsewhere() == []
     answers = [tool.interpret(event.payload) for event in events_of(tool)]
     assert [(a.kind, a.label, a.accepted) for a in answers] == [
         ("label", "zero", True),

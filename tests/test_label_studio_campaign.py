@@ -120,7 +120,7 @@ def test_people_label_a_campaign_while_the_server_is_killed(real: RealLabelStudi
             if not settled(root, real):
                 assert run_in_child(visit, root).error == ""
         assert len(proxy.killed) >= 2 * ITERATIONS - 1
-    assert closed(root) == ITERATIONS
+    assert closed(root) >= ITERATIONS
     audit(root, real)
 
 

@@ -3,7 +3,7 @@
     labeling: {tool: label_studio, options: {url: "http://127.0.0.1:8080"}}      token: LABEL_STUDIO_API_KEY
 
 Everything that somebody else may do to the server is expected: it restarts in the middle of an import, answers twice,
-loses tasks, is wiped. Tasks are known by our key, never by the server's numbers (SQLite gives those again);
+loses tasks, is wiped. Tasks are known by our key, never by the server's numbers (a restored one gives those again);
 annotations by their `unique_id`.
 """
 
