@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks import committed, inputs, pool, refusals, repository, versions
+from tasks.arrivals import new_images, take_new
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
@@ -24,7 +25,8 @@ from tasks.export import finish_exported, send_again
 from tasks.labeling import RawEvent
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
-from tasks.progress import history, reason_to_stop
+from tasks.progress import candidates_left, history, reason_to_stop
+from tasks.sources import grows
 from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS
 
@@ -65,8 +67,8 @@ def _store(campaign: Campaign) -> tuple[int, list[RawEvent]]:
     return stored + ledger.store_events(tool.instance, tool.deleted(ledger.live(tool.instance))), in_files
 
 
-def due(campaign: Campaign) -> Due:
-    """Whether an iteration should be opened or finished now."""
+def due(campaign: Campaign, *, ingested: bool = False) -> Due:
+    """Whether an iteration should be opened or finished now. `ingested`: what is new in the source was taken just now."""
     by_hand = campaign.ledger.stopped_by_hand()
     latest = campaign.ledger.latest()
     committed.require_history(campaign.store, latest)
@@ -82,7 +84,7 @@ def due(campaign: Campaign) -> Due:
     if stopped is None:
         campaign.pool  # noqa: B018 - params that contradict the pool are refused while people still work, not after
         _require_known(campaign)
-    return stopped or _answered(campaign, latest)
+    return stopped or _used_up(campaign, latest, ingested) or _answered(campaign, latest)
 
 
 def _require_budget(params: Params) -> None:
@@ -98,6 +100,17 @@ def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
         return None
     reason = reason_to_stop(campaign, [], len(campaign.asked()))
     return None if reason is None else Due(False, f"campaign finished: {reason}")
+
+
+def _used_up(campaign: Campaign, latest: IterationRow, ingested: bool) -> Due | None:
+    """With a watched source a pool without candidates is no end; None when there is something to ask or to learn from."""
+    if not grows(campaign.params.source) or any(item.iteration == latest.number for item in campaign.asked()):
+        return None
+    if candidates_left(campaign, campaign.asked()):
+        return None
+    if not ingested and new_images(campaign):
+        return Due(True, "new images are in the source")
+    return Due(False, "waiting for new images: every image of the pool was asked about", waiting=True)
 
 
 def _answered(campaign: Campaign, latest: IterationRow) -> Due:
@@ -225,6 +238,11 @@ def main() -> None:
         finish_exported(campaign)
         answers = poll(campaign)
         verdict = due(campaign)
+        if verdict.now:
+            taken = take_new(campaign)
+            campaign, verdict = taken.campaign, due(taken.campaign, ingested=True)
+            for line in taken.lines:
+                print(line)
         if verdict.now:
             print(
                 f"{answers} new answers; iteration {open_iteration(campaign)} is open ({verdict.why}). Next: dvc repro"

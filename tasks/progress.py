@@ -8,6 +8,7 @@ from typing import Any
 from tasks import pool, stopping
 from tasks.campaign import Campaign
 from tasks.ledger import Asked
+from tasks.sources import grows
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
@@ -35,5 +36,5 @@ def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
 
 def reason_to_stop(campaign: Campaign, current: list[dict[str, Any]], spent: int) -> str | None:
     """The rule of params.yaml that ends the campaign now, None to go on. `current`: rows not in the history yet."""
-    left = candidates_left(campaign, campaign.asked())
+    left = 1 if grows(campaign.params.source) else candidates_left(campaign, campaign.asked())  # more may arrive
     return stopping.decide(campaign.params.stop, [*history(campaign), *current], spent, left)
