@@ -33,6 +33,7 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     if "labeled" in value:
         rows.append(("labels spent", spent(value["labeled"])))
         rows.append(("asked", asked(value)))
+        rows += _correction_rows(value["corrections"])
         rows.append(("accuracy", accuracy(value)))
         rows.append(
             ("champion", "none yet" if value["champion"] is None else f"the model of iteration {value['champion']}")
@@ -56,6 +57,14 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     rows += _alert_rows(value)
     rows += [(f"{f['severity']}: {f['check']}", f"{f['what']} {f['todo']}") for f in value.get("findings", ())]
     return [*rows, ("next", value["next"])]
+
+
+def _correction_rows(counts: dict[str, int]) -> list[tuple[str, str]]:
+    if not counts["told"] + counts["waiting"]:
+        return []
+    texts = [f"{counts['told']} by users, {counts['unasked']} of them of images that nobody was asked about"]
+    texts += [f"{counts['waiting']} wait for the next tick"] * (counts["waiting"] > 0)
+    return [("corrections", "; ".join(texts))]
 
 
 def _alert_rows(value: dict[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import committed, inputs, pool, refusals, repository, versions
+from tasks import committed, corrections, inputs, pool, refusals, repository, versions
 from tasks.arrivals import new_images, take_new
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
@@ -46,7 +46,9 @@ def poll(campaign: Campaign) -> int:
         campaign.tool.require()  # a tool that cannot work is refused before the campaign begins
         return 0
     stored, in_files = _store(campaign)
+    stored += corrections.store(campaign)
     answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
+    answers += corrections.interpret(campaign)
     checkpoint("import:interpret:after")
     refusals.write(campaign, in_files)
     if stored:
@@ -202,7 +204,7 @@ def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:
 def tables(campaign: Campaign, row: IterationRow) -> dict[Any, pa.Table]:
     """The tables to freeze, as of the iteration's event."""
     asked = campaign.asked(row.event_seq)
-    labeled = [item for item in asked if item.state == "labeled"]
+    labeled = [*(item for item in asked if item.state == "labeled"), *campaign.corrected(row.event_seq)]
     return {
         FROZEN_MANIFEST: pool.read_manifest(campaign.store),
         LABELS: pa.table(

@@ -12,7 +12,7 @@ from tasks.sources import grows
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
-NOTHING = {"accuracy": math.nan, "low": math.nan, "high": math.nan, "champion": -1, "model_sha256": ""}
+NOTHING = {"accuracy": math.nan, "low": math.nan, "high": math.nan, "champion": -1, "model_sha256": "", "correction": 0}
 
 
 def history(campaign: Campaign) -> list[dict[str, Any]]:
@@ -30,7 +30,9 @@ def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
     """Items that may still be asked about for training."""
     exclude = set(campaign.params.select.exclude)
     rows = pool.read_manifest(campaign.store).select(["item_id", "uri", "split"]).to_pylist()
-    done = {item.item_id for item in asked} | {row["item_id"] for row in rows if row["uri"] in exclude}
+    done = {item.item_id for item in (*asked, *campaign.corrected())} | {
+        row["item_id"] for row in rows if row["uri"] in exclude
+    }
     return sum(row["split"] == "pool" and row["item_id"] not in done for row in rows)
 
 
