@@ -160,6 +160,29 @@ def run(
 
 
 @app.command()
+def correct(
+    image: Annotated[
+        str | None, typer.Argument(help="A name or item id of the pool, or a file with its bytes.")
+    ] = None,
+    label: Annotated[str | None, typer.Argument(help="What is right: a class, or skip to take it back.")] = None,
+    by: Annotated[str, typer.Option(help="Who says so.")] = "",
+    file: Annotated[str | None, typer.Option(help="A CSV file with the columns image, label and by.")] = None,
+) -> None:
+    """Say that a served prediction was wrong and what is right; the next tick reads it, also when one is at work now."""
+    from tasks.corrections import Correction, correct_all, item_of, read_file
+
+    if (file is None) == (image is None) or (image is not None and not (label and by)):
+        raise BadInput("give IMAGE LABEL --by NAME, or --file FILE with the columns image, label and by.")
+    if file is not None:
+        found = read_file(here(file), by)
+    else:
+        path = here(str(image))
+        found = [Correction(item_of(path.read_bytes()) if path.is_file() else str(image), str(label), by)]
+    noted = len(correct_all(Path.cwd(), found))
+    print(f"{noted} correction{'' if noted == 1 else 's'} noted. The next `gleaner tick` reads what is new.")
+
+
+@app.command()
 def simulate(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Repeat for more than one. Default: params.yaml's and uniform.")

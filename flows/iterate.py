@@ -1,7 +1,7 @@
 """One tick of the loop as a Prefect flow: one task a stage, in the order of DVC's own graph.
 
     tick("workspaces/demo")
-      import labels ─> open ─> embed ─> train ─> score ─> select ─> evaluate ─> monitor ─> report ─> validate tables ─> export ─> track
+      import labels ─> ingest ─> open ─> embed ─> train ─> score ─> select ─> evaluate ─> monitor ─> report ─> validate tables ─> export ─> track
 
 No flow waits in memory for people: a tick with nothing due ends at once, and the next one looks again.
 """
@@ -27,6 +27,7 @@ from monitoring.alerts.log import LEVELS, line
 from monitoring.evidence import from_json
 from monitoring.standing import notice
 from tasks import repository, tracking, versions
+from tasks.arrivals import Taken, take_new
 from tasks.campaign import Campaign, open_campaign
 from tasks.closing import Closed
 from tasks.errors import GleanerError, Unreachable
@@ -59,6 +60,15 @@ def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
 def import_labels(campaign: Campaign) -> None:
     """Pull what the labeling tool has, store it, read it."""
     _log().info("%d new answers", poll(campaign))
+
+
+@task(name="ingest", task_run_name="ingest", retry_condition_fn=_worth_retrying, **OUTSIDE)
+def ingest_new(campaign: Campaign) -> Taken:
+    """Take what is new in the source into the pool."""
+    taken = take_new(campaign)
+    if taken.counts is not None:
+        _log().info("%d new images", taken.counts.accepted)
+    return taken
 
 
 @task(name="open", task_run_name="open", retry_condition_fn=_worth_retrying, **OUTSIDE)
@@ -157,8 +167,13 @@ def tick(workspace: str) -> Tick:
         if not verdict.now:
             _log().info("nothing is due: %s", verdict.why)
             return Tick(None, verdict.why)
+        ON_STEP.get()("ingest")
+        taken = _do(ingest_new, campaign)
+        campaign, verdict = taken.campaign, due(taken.campaign, ingested=True)
+        if not verdict.now:
+            return Tick(None, verdict.why, taken.lines)
         closed, found = _iterate(campaign)
-        return _finished(campaign, closed, verdict.why, found)
+        return _finished(campaign, closed, verdict.why, (*taken.lines, *found))
 
 
 def _iterate(campaign: Campaign) -> tuple[Closed | None, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from tasks.refusals import warning
 if TYPE_CHECKING:
     from flows.iterate import Tick
 
-STEPS_AROUND = 4  # import labels, open, validate tables, export: the steps beside DVC's stages
+STEPS_AROUND = 5  # import labels, ingest, open, validate tables, export: the steps beside DVC's stages
 
 
 @dataclass(frozen=True)

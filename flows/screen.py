@@ -33,6 +33,7 @@ def _status_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     if "labeled" in value:
         rows.append(("labels spent", spent(value["labeled"])))
         rows.append(("asked", asked(value)))
+        rows += _correction_rows(value["corrections"])
         rows.append(("accuracy", accuracy(value)))
         rows.append(
             ("champion", "none yet" if value["champion"] is None else f"the model of iteration {value['champion']}")
@@ -70,6 +71,14 @@ def _people_rows(value: dict[str, Any]) -> list[tuple[str, str]]:
     if value.get("refused_file"):
         rows.append(("", f"{value['refused_file']}: each with file, row, value and reason"))
     return rows
+
+
+def _correction_rows(counts: dict[str, int]) -> list[tuple[str, str]]:
+    if not counts["told"] + counts["waiting"]:
+        return []
+    texts = [f"{counts['told']} by users, {counts['unasked']} of them of images that nobody was asked about"]
+    texts += [f"{counts['waiting']} wait for the next tick"] * (counts["waiting"] > 0)
+    return [("corrections", "; ".join(texts))]
 
 
 def _alert_rows(value: dict[str, Any]) -> list[tuple[str, str]]:

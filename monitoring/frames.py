@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from monitoring.scores import distributions
 from tasks.inputs import Iteration
 from tasks.store import Store
-from tasks.tables import ARMS, ASKED, FROZEN_MANIFEST, LABELS, SCORES, SELECTION, TableKind
+from tasks.tables import ARMS, ASKED, CORRECTION, FROZEN_MANIFEST, LABELS, SCORES, SELECTION, TableKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def _labels(labels: pa.Table, manifest: pa.Table, classes: tuple[str, ...]) -> C
             _between("class_index", 0, len(classes) - 1),
             _one_of("label", list(classes)),
             _true("fits", "the class that class_index names"),
-            *_arm_rules(),
+            *_arm_rules(CORRECTION),
         ],
     )
 
@@ -148,8 +148,8 @@ def _identity() -> list[Rule]:
     return [_there("item_id"), _unique("item_id"), _true("in_manifest", "an item of the manifest")]
 
 
-def _arm_rules() -> list[Rule]:
-    return [_one_of("arm", list(ARMS)), _true("arm_fits_split", "in the holdout arm exactly when reserved")]
+def _arm_rules(*more: str) -> list[Rule]:
+    return [_one_of("arm", [*ARMS, *more]), _true("arm_fits_split", "in the holdout arm exactly when reserved")]
 
 
 def _there(column: str, means: str = "there") -> Rule:

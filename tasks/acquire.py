@@ -18,7 +18,7 @@ from tasks import plugins
 from tasks.errors import BadInput, GleanerError
 from tasks.head import Head
 from tasks.store import Array, Store
-from tasks.tables import ASKED
+from tasks.tables import ASKED, CORRECTION, LABELS
 
 DRAWS = 20  # dropout passes; a strategy sets its own by an option `draws`
 #: evidence for which the candidates' features are read
@@ -74,7 +74,10 @@ def covered(store: Store, manifest: pa.Table) -> Array:
     """
     asked = store.read_table(ASKED, ["item_id", "arm", "state"])
     known = pc.and_(pc.not_equal(asked["arm"], "holdout"), pc.not_equal(asked["state"], "skipped"))
-    result: Array = pc.is_in(manifest["item_id"], asked.filter(known)["item_id"]).to_numpy()
+    labels = store.read_table(LABELS, ["item_id", "arm"])
+    corrected = labels.filter(pc.equal(labels["arm"], CORRECTION))
+    chunks = [*asked.filter(known)["item_id"].chunks, *corrected["item_id"].chunks]
+    result: Array = pc.is_in(manifest["item_id"], pa.chunked_array(chunks, pa.string()).combine_chunks()).to_numpy()
     return result
 
 

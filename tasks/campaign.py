@@ -24,7 +24,7 @@ from tasks.labeling import LabelingTool, Place
 from tasks.ledger import Asked, Ledger, open_ledger, require_ledger
 from tasks.lock import campaign_lock
 from tasks.params_sections import Params
-from tasks.pool import PoolInfo, read_info, require_same
+from tasks.pool import PoolInfo, read_info, read_manifest, require_same
 from tasks.resolution import Policy
 from tasks.store import Store, disk_errors
 from tasks.tables import KNOWN_LABELS
@@ -97,8 +97,22 @@ class Campaign:
 
     def asked(self, event_seq: int | None = None) -> list[Asked]:
         """Every selected item with what its answers come to under params.yaml's policy, as of an event (default: now)."""
+        return self.ledger.asked(self._policy, event_seq)
+
+    def corrected(self, event_seq: int | None = None) -> list[Asked]:
+        """Images of the pool that users corrected and nobody was asked about, with their labels: arm `correction`.
+
+        One that is reserved for measuring is left out: who corrects chooses what is measured.
+        """
+        found = self.ledger.unasked(self._policy, event_seq)
+        manifest = read_manifest(self.store).select(["item_id", "split"]).to_pydict() if found else {}
+        split = dict(zip(*manifest.values(), strict=True)) if found else {}
+        return [item for item in found if split.get(item.item_id) == "pool"]
+
+    @property
+    def _policy(self) -> Policy:
         labeling = self.params.labeling
-        return self.ledger.asked(Policy(labeling.resolution, labeling.overlap, labeling.minimum_votes), event_seq)
+        return Policy(labeling.resolution, labeling.overlap, labeling.minimum_votes)
 
 
 def runs_here(root: Path) -> bool:

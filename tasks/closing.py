@@ -18,7 +18,7 @@ from tasks.ledger import IterationRow
 from tasks.params import parse
 from tasks.pointers import DATA, cached_files
 from tasks.snapshot import write_snapshot
-from tasks.tables import METRICS
+from tasks.tables import ARMS, CORRECTION, METRICS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def close(campaign: Campaign, number: int) -> Closed:
 def _outcome(campaign: Campaign, number: int) -> dict[str, Any]:
     metrics = campaign.store.read_json(METRICS)
     return {
-        **{arm: metrics[f"labels_{arm}"] for arm in ("seed", "active", "control", "holdout")},
+        **{arm: metrics[f"labels_{arm}"] for arm in (*ARMS, CORRECTION)},
         "asked": len(campaign.ledger.batch(number)),
         "accuracy": metrics["accuracy"],
         "low": metrics["accuracy_low"],

@@ -30,6 +30,8 @@ from tasks.statistics import Interval, accuracy
 from tasks.store import Array, Store
 from tasks.tables import (
     ANNOTATORS,
+    ARMS,
+    CORRECTION,
     CURVE,
     FROZEN_MANIFEST,
     HISTORY,
@@ -41,6 +43,8 @@ from tasks.tables import (
     PREVIOUS_SCORES,
     SCORES,
 )
+
+TRAINED = ("seed", "active", "control", CORRECTION)
 
 
 def run(store: Store, evaluate: Evaluate, select: Select) -> None:
@@ -92,10 +96,11 @@ def _interval(said: Said, evaluate: Evaluate, iteration: Iteration) -> Interval:
 
 
 def _counts(store: Store) -> dict[str, int]:
-    """Labels spent: always shown by arm and in total."""
+    """Labels spent: always shown by arm and in total. A correction costs none and is trained on."""
     arms = store.read_table(LABELS, ["arm"])["arm"].to_pylist()
-    spent = {f"labels_{arm}": arms.count(arm) for arm in ("seed", "active", "control", "holdout")}
-    return {**spent, "labels_total": len(arms), "training_labels": len(arms) - spent["labels_holdout"]}
+    spent = {f"labels_{arm}": arms.count(arm) for arm in (*ARMS, CORRECTION)}
+    total = len(arms) - spent[f"labels_{CORRECTION}"]
+    return {**spent, "labels_total": total, "training_labels": len(arms) - spent["labels_holdout"]}
 
 
 def _of_head(head: dict[str, Any]) -> dict[str, Any]:
@@ -142,8 +147,8 @@ def _curve(store: Store, iteration: Iteration, truth: Truth, predictions: pa.Tab
 
 
 def _training_labels(store: Store, iteration: Iteration) -> dict[int, int]:
-    history = store.read_table(HISTORY, ["iteration", "seed", "active", "control"]).to_pylist()
-    known = {row["iteration"]: row["seed"] + row["active"] + row["control"] for row in history}
+    history = store.read_table(HISTORY, ["iteration", *TRAINED]).to_pylist()
+    known = {row["iteration"]: sum(row[arm] for arm in TRAINED) for row in history}
     return {**known, iteration.number: _counts(store)["training_labels"]}
 
 

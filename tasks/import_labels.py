@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import committed, inputs, pool, refusals, repository, versions
+from tasks import committed, corrections, inputs, pool, refusals, repository, versions
+from tasks.arrivals import new_images, take_new
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
@@ -24,7 +25,8 @@ from tasks.export import finish_exported, send_again
 from tasks.labeling import RawEvent
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
-from tasks.progress import history, reason_to_stop
+from tasks.progress import candidates_left, history, reason_to_stop
+from tasks.sources import grows
 from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES
 from tasks.votes import votes_table
@@ -47,7 +49,9 @@ def poll(campaign: Campaign) -> int:
         campaign.tool.require()  # a tool that cannot work is refused before the campaign begins
         return 0
     stored, in_files = _store(campaign)
+    stored += corrections.store(campaign)
     answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
+    answers += corrections.interpret(campaign)
     checkpoint("import:interpret:after")
     refusals.write(campaign, in_files)
     if stored:
@@ -72,8 +76,11 @@ def _store(campaign: Campaign) -> tuple[int, list[RawEvent]]:
 
 def _require_few(campaign: Campaign, gone: int) -> None:
     """People delete an answer now and then; when many are gone at once, more likely a server was set back to a backup."""
-    latest, held = campaign.ledger.latest(), sum(1 for _ in campaign.ledger.live(campaign.tool.instance))
-    if latest is None or gone <= max(MOST_GONE, held * MOST_GONE_SHARE):
+    latest = campaign.ledger.latest()
+    if latest is None or gone <= MOST_GONE:
+        return
+    held = sum(1 for _ in campaign.ledger.live(campaign.tool.instance))
+    if gone <= held * MOST_GONE_SHARE:
         return
     if campaign.ledger.decided("deletions", latest.number) is None:
         raise BadInput(
@@ -83,8 +90,8 @@ def _require_few(campaign: Campaign, gone: int) -> None:
         )
 
 
-def due(campaign: Campaign) -> Due:
-    """Whether an iteration should be opened or finished now."""
+def due(campaign: Campaign, *, ingested: bool = False) -> Due:
+    """Whether an iteration should be opened or finished now. `ingested`: what is new in the source was taken just now."""
     by_hand = campaign.ledger.stopped_by_hand()
     latest = campaign.ledger.latest()
     committed.require_history(campaign.store, latest)
@@ -100,7 +107,7 @@ def due(campaign: Campaign) -> Due:
     if stopped is None:
         campaign.pool  # noqa: B018 - params that contradict the pool are refused while people still work, not after
         _require_known(campaign)
-    return stopped or _answered(campaign, latest)
+    return stopped or _used_up(campaign, latest, ingested) or _answered(campaign, latest)
 
 
 def _require_budget(params: Params) -> None:
@@ -116,6 +123,17 @@ def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
         return None
     reason = reason_to_stop(campaign, [], len(campaign.asked()))
     return None if reason is None else Due(False, f"campaign finished: {reason}")
+
+
+def _used_up(campaign: Campaign, latest: IterationRow, ingested: bool) -> Due | None:
+    """With a watched source a pool without candidates is no end; None when there is something to ask or to learn from."""
+    if not grows(campaign.params.source) or any(item.iteration == latest.number for item in campaign.asked()):
+        return None
+    if candidates_left(campaign, campaign.asked()):
+        return None
+    if not ingested and new_images(campaign):
+        return Due(True, "new images are in the source")
+    return Due(False, "waiting for new images: every image of the pool was asked about", waiting=True)
 
 
 def _answered(campaign: Campaign, latest: IterationRow) -> Due:
@@ -207,7 +225,7 @@ def iteration_of(campaign: Campaign, row: IterationRow) -> inputs.Iteration:
 def tables(campaign: Campaign, row: IterationRow) -> dict[Any, pa.Table]:
     """The tables to freeze, as of the iteration's event."""
     asked = campaign.asked(row.event_seq)
-    labeled = [item for item in asked if item.state == "labeled"]
+    labeled = [*(item for item in asked if item.state == "labeled"), *campaign.corrected(row.event_seq)]
     return {
         FROZEN_MANIFEST: pool.read_manifest(campaign.store),
         LABELS: pa.table(
@@ -244,6 +262,11 @@ def main() -> None:
         finish_exported(campaign)
         answers = poll(campaign)
         verdict = due(campaign)
+        if verdict.now:
+            taken = take_new(campaign)
+            campaign, verdict = taken.campaign, due(taken.campaign, ingested=True)
+            for line in taken.lines:
+                print(line)
         if verdict.now:
             print(
                 f"{answers} new answers; iteration {open_iteration(campaign)} is open ({verdict.why}). Next: dvc repro"

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from tasks import committed, pool, repository, versions
-from tasks.campaign import Campaign, open_campaign
+from tasks.campaign import IDENTITY, Campaign, open_campaign
 from tasks.checkpoint import checkpoint
 from tasks.counts import Counts, summary
 from tasks.errors import BadInput
 from tasks.intake import take_in
 from tasks.originals import remember_source
 from tasks.params import parse
-from tasks.params_sections import Params
+from tasks.params_sections import Params, Source
 from tasks.sources import open_source
 from tasks.stage import guarded
 from tasks.workspace import set_value
@@ -42,15 +42,24 @@ def ingest(root: Path, source: Path | None, *, rebuild: bool = False) -> Counts:
         counts = take_in(
             campaign.store, params.source, params.pool, params.holdout, params.campaign, params.compute, rebuild=rebuild
         )
-        checkpoint("ingest:sources:before")
-        info = pool.read_info(campaign.store)
-        remember_source(campaign.store, info.ingests if info else 0, params.source)
-        versions.add_data(root, ("data/pool",))
-        checkpoint("ingest:add:after")
-        repository.stage_own(root)
-        repository.commit(root, f"ingest: {counts.accepted} images accepted")
-        checkpoint("ingest:commit:after")
+        commit_pool(campaign, params.source, counts)
         return _note(campaign, counts)
+
+
+def commit_pool(campaign: Campaign, source: Source, counts: Counts, params: str | None = None) -> None:
+    """Put the pool under DVC and commit it; `params` is committed as params.yaml whatever the working tree holds.
+
+    A pool that did not change makes no commit of its own.
+    """
+    checkpoint("ingest:sources:before")
+    info = pool.read_info(campaign.store)
+    remember_source(campaign.store, info.ingests if info else 0, source)
+    versions.add_data(campaign.root, ("data/pool",))
+    checkpoint("ingest:add:after")
+    if params is None or {committed.POOL, IDENTITY} & set(repository.own_changes(campaign.root)):
+        repository.stage_own(campaign.root, params)
+        repository.commit(campaign.root, f"ingest: {counts.accepted} images accepted")
+    checkpoint("ingest:commit:after")
 
 
 def _point_at(campaign: Campaign, source: Path) -> Params:

@@ -25,7 +25,7 @@ from tasks.counts import Counts, count, settle_labels
 from tasks.errors import GleanerError
 from tasks.grouping import Groups, Placement, Rule, place
 from tasks.looking import Looked
-from tasks.originals import Originals, known_sources
+from tasks.originals import Originals, described, known_sources
 from tasks.params_sections import Campaign, Compute, Holdout, Pool
 from tasks.params_sections import Source as SourceParams
 from tasks.pool import PoolInfo, ShardWriter
@@ -76,16 +76,17 @@ class _Ingest:
 
 def take_in(
     store: Store, source: SourceParams, pool: Pool, holdout: Holdout, campaign: Campaign, compute: Compute, *,
-    progress: bool | None = None, rebuild: bool = False,
+    progress: bool | None = None, rebuild: bool = False, opened: Source | None = None,
 ) -> Counts:  # fmt: skip
     """Take what is new in the source into data/pool.
 
     progress: True or False; None shows a bar on a terminal only. rebuild: decode all items anew first, for
-    another pool.size or pool.mode. Raises BadInput when params contradict the pool or the source is unusable.
+    another pool.size or pool.mode. opened: the source, when it was listed already. Raises BadInput when params
+    contradict the pool or the source is unusable.
     A crash at any point is undone by running it again.
     """
     info = _agreed(store, pool, holdout, campaign, rebuild)
-    opened = open_source(store.root, source)
+    opened = open_source(store.root, source) if opened is None else opened
     with looking.quiet():
         if rebuild and info.items:
             with looking.progress_bar(info.items, progress, "rebuild") as advance:
@@ -118,7 +119,7 @@ def _begin(store: Store, pool: Pool, info: PoolInfo, source: SourceParams) -> _I
         dict(zip(manifest["item_id"].to_pylist(), manifest["uri"].to_pylist(), strict=True)),
         {(row["item_id"], row["uri"]): row["sequence"] for row in manifest.select(NAMES).to_pylist()},
         retry=info.limits != _limits(pool),
-        elsewhere={int(number) for number, read in known_sources(store).items() if read != source.model_dump()},
+        elsewhere={int(number) for number, read in known_sources(store).items() if read != described(source)},
     )  # fmt: skip
 
 

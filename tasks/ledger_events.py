@@ -56,10 +56,12 @@ class LabelEvents(LedgerFile):
         return 1
 
     def interpret_events(
-        self, interpret: Callable[[dict[str, Any]], Answer], classes: Sequence[str], instance: str | None = None
-    ) -> int:
+        self, interpret: Callable[[dict[str, Any]], Answer], classes: Sequence[str], instance: str | None = None, *,
+        by_item: bool = False,
+    ) -> int:  # fmt: skip
         """Interpret every event of `instance` (default: all) that has no answer yet, quarantined ones again.
 
+        `by_item`: the answers' keys are item ids, of items that need not have been asked about; else keys of tasks.
         Returns how many became answers.
         """
         rows = self._db.execute(
@@ -73,11 +75,13 @@ class LabelEvents(LedgerFile):
             for row in rows:
                 self._db.execute("DELETE FROM quarantine WHERE seq = ?", (row["seq"],))
                 try:
-                    answer = _check_answer(interpret(json.loads(row["payload"])), known, classes)
+                    answer = interpret(json.loads(row["payload"]))
+                    item_id = answer.key if by_item else _item_of(answer, known)
+                    _check_class(answer, classes)
                 except Uninterpretable as error:
                     self._db.execute("INSERT INTO quarantine VALUES (?, ?)", (row["seq"], _storable(str(error))))
                     continue
-                self._insert_answer(row["seq"], known[answer.key], answer)
+                self._insert_answer(row["seq"], item_id, answer)
                 answered += 1
         return answered
 
@@ -94,11 +98,14 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _check_answer(answer: Answer, known: dict[str, str], classes: Sequence[str]) -> Answer:
+def _item_of(answer: Answer, known: dict[str, str]) -> str:
     if answer.key not in known:
         raise Uninterpretable(f"unknown task key {answer.key!r}: this campaign did not ask it")
+    return known[answer.key]
+
+
+def _check_class(answer: Answer, classes: Sequence[str]) -> None:
     if answer.kind == "label" and answer.label not in classes:
         raise Uninterpretable(
             f"unknown class {answer.label!r}; allowed: {', '.join(classes)}.{did_you_mean(answer.label, classes)}"
         )
-    return answer

@@ -39,7 +39,7 @@ CREATE TABLE label_event (
     deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (instance, annotation_id, revision)
 ) STRICT;
 CREATE TABLE answer (
-    seq INTEGER PRIMARY KEY REFERENCES label_event(seq), item_id TEXT NOT NULL REFERENCES selection(item_id),
+    seq INTEGER PRIMARY KEY REFERENCES label_event(seq), item_id TEXT NOT NULL,
     kind TEXT NOT NULL CHECK (kind IN ('label','skip')), label TEXT NOT NULL, annotator TEXT NOT NULL, seconds REAL,
     truth INTEGER NOT NULL DEFAULT 0, accepted INTEGER
 ) STRICT;
@@ -54,8 +54,16 @@ CREATE TABLE decision (
 MIGRATIONS = {
     1: """
 ALTER TABLE label_event ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE answer ADD COLUMN truth INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE answer ADD COLUMN accepted INTEGER;
+ALTER TABLE answer RENAME TO answer_1;
+DROP INDEX answer_item;
+CREATE TABLE answer (
+    seq INTEGER PRIMARY KEY REFERENCES label_event(seq), item_id TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('label','skip')), label TEXT NOT NULL, annotator TEXT NOT NULL, seconds REAL,
+    truth INTEGER NOT NULL DEFAULT 0, accepted INTEGER
+) STRICT;
+CREATE INDEX answer_item ON answer (item_id, seq);
+INSERT INTO answer SELECT seq, item_id, kind, label, annotator, seconds, 0, NULL FROM answer_1;
+DROP TABLE answer_1;
 ALTER TABLE decision RENAME TO decision_1;
 CREATE TABLE decision (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, iteration INTEGER NOT NULL, subject TEXT NOT NULL,

@@ -11,6 +11,7 @@ from tasks.labeling import RawEvent
 from tasks.ledger_events import LabelEvents
 from tasks.ledger_tables import Asked
 from tasks.resolution import Policy, Resolved, Vote, resolve
+from tasks.tables import CORRECTION
 
 #: the newest revision of each annotation as of event ?1
 _STANDS = (
@@ -58,12 +59,23 @@ class LabelViews(LabelEvents):
 
     def asked(self, policy: Policy | None = None, event_seq: int | None = None) -> list[Asked]:
         """Every selected item with what its votes come to as of `event_seq` (default: now)."""
+        settled = self._settled(policy, event_seq)
+        rows = self._db.execute("SELECT item_id, iteration, rank, arm FROM selection ORDER BY iteration, rank")
+        return [_asked(dict(row), settled.get(row["item_id"], Resolved("pending"))) for row in rows]
+
+    def unasked(self, policy: Policy | None = None, event_seq: int | None = None) -> list[Asked]:
+        """Items that got a label although nobody was asked about them, by event; as of `event_seq` (default: now)."""
+        selected = {row["item_id"] for row in self._db.execute("SELECT item_id FROM selection")}
+        settled = self._settled(policy, event_seq).items()
+        found = [(item, known) for item, known in settled if item not in selected and known.state == "labeled"]
+        unasked = {"iteration": -1, "rank": -1, "arm": CORRECTION}
+        return [_asked({"item_id": item, **unasked}, known) for item, known in sorted(found, key=lambda f: f[1].event)]
+
+    def _settled(self, policy: Policy | None, event_seq: int | None) -> dict[str, Resolved]:
         votes: dict[str, list[Vote]] = {}
         for cast in self.cast(event_seq):
             votes.setdefault(cast.item_id, []).append(cast.vote)
-        settled = {item: resolve(each, policy or Policy()) for item, each in votes.items()}
-        rows = self._db.execute("SELECT item_id, iteration, rank, arm FROM selection ORDER BY iteration, rank")
-        return [_asked(dict(row), settled.get(row["item_id"], Resolved("pending"))) for row in rows]
+        return {item: resolve(each, policy or Policy()) for item, each in votes.items()}
 
     def live(self, instance: str) -> Iterator[RawEvent]:
         """The newest revision of every annotation of a tool that was not deleted since, in order of arrival."""

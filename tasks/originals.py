@@ -6,6 +6,7 @@ originals.read("cat/001.jpg", ingest=2)     # from where ingest 2 found it, else
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ def known_sources(store: Store) -> dict[str, dict[str, Any]]:
     return sources
 
 
+def described(source: SourceParams) -> dict[str, Any]:
+    """What tells one source from another; whether it is watched does not."""
+    return source.model_dump(exclude={"watch"})
+
+
 def remember_source(store: Store, ingest: int, source: SourceParams) -> None:
     """Write down what an ingest read; the first note stays, for a later run that finds nothing new has no number."""
     identity, sources = store.read_json(IDENTITY), known_sources(store)
     if ingest and str(ingest) not in sources:
-        store.write_json(IDENTITY, {**identity, "sources": {**sources, str(ingest): source.model_dump()}})
+        store.write_json(IDENTITY, {**identity, "sources": {**sources, str(ingest): described(source)}})
 
 
 class Originals:
@@ -48,7 +54,7 @@ class Originals:
             return self._open(self._now).read(uri)
 
     def _open(self, source: SourceParams) -> Source:
-        key = source.model_dump_json()
+        key = json.dumps(described(source), sort_keys=True)
         if key not in self._opened:
             self._opened[key] = open_source(self._root, source)
         return self._opened[key]

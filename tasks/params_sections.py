@@ -39,6 +39,7 @@ class Source(Section):
     kind: str
     path: str = ""
     options: Options = {}
+    watch: bool = True
 
 
 class Pool(Section):

@@ -8,10 +8,11 @@ from typing import Any
 from tasks import pool, stopping
 from tasks.campaign import Campaign
 from tasks.ledger import Asked
+from tasks.sources import grows
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
-NOTHING = {"accuracy": math.nan, "low": math.nan, "high": math.nan, "champion": -1, "model_sha256": ""}
+NOTHING = {"accuracy": math.nan, "low": math.nan, "high": math.nan, "champion": -1, "model_sha256": "", "correction": 0}
 
 
 def history(campaign: Campaign) -> list[dict[str, Any]]:
@@ -29,11 +30,13 @@ def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
     """Items that may still be asked about for training."""
     exclude = set(campaign.params.select.exclude)
     rows = pool.read_manifest(campaign.store).select(["item_id", "uri", "split"]).to_pylist()
-    done = {item.item_id for item in asked} | {row["item_id"] for row in rows if row["uri"] in exclude}
+    done = {item.item_id for item in (*asked, *campaign.corrected())} | {
+        row["item_id"] for row in rows if row["uri"] in exclude
+    }
     return sum(row["split"] == "pool" and row["item_id"] not in done for row in rows)
 
 
 def reason_to_stop(campaign: Campaign, current: list[dict[str, Any]], spent: int) -> str | None:
     """The rule of params.yaml that ends the campaign now, None to go on. `current`: rows not in the history yet."""
-    left = candidates_left(campaign, campaign.asked())
+    left = 1 if grows(campaign.params.source) else candidates_left(campaign, campaign.asked())  # more may arrive
     return stopping.decide(campaign.params.stop, [*history(campaign), *current], spent, left)

@@ -57,7 +57,7 @@ def _refusal(payload: Mapping[str, Any], reason: str, item: Asked | None, event:
     number = event.row if event else payload.get("row")
     row = str(number) if isinstance(number, int) else ""
     file = _text(payload.get("file"))
-    image = (event.image if event else "") or (item.item_id[:12] if item else "")
+    image = (event.image if event else "") or (item.item_id[:12] if item else payload.get("image"))
     value = payload.get("value", payload.get("label"))
     told = _text(reason).removeprefix(f"{file}, row {row}: ")
     return Refusal(file, row, _text(image), _text(value), told, item.rank if item else None)

@@ -22,7 +22,7 @@ from tasks.params_sections import Campaign
 from tasks.plots import Tile, contact_sheet, learning_curve
 from tasks.stage import main
 from tasks.store import Array, Store
-from tasks.tables import ANNOTATORS, ARMS, CURVE, FROZEN_MANIFEST, METRICS, SELECTION
+from tasks.tables import ANNOTATORS, ARMS, CORRECTION, CURVE, FROZEN_MANIFEST, METRICS, SELECTION
 
 FOLDER = "data/report"
 SHOWN = 60  # images in the contact sheet
@@ -91,6 +91,7 @@ def _report(
         "## Labels spent",
         "",
         *_row_table([*ARMS, "total"], [metrics[f"labels_{arm}"] for arm in (*ARMS, "total")]),
+        *_corrections(metrics[f"labels_{CORRECTION}"]),
         "",
         f"## Next batch: {batch.num_rows} images",
         "",
@@ -106,6 +107,10 @@ def _report(
         *(["![batch](batch.png)", ""] if batch.num_rows else []),
     ]
     return "\n".join(lines)
+
+
+def _corrections(count: int) -> list[str]:
+    return ["", f"And {count} corrections of users, which cost no label of the budget."] if count else []
 
 
 def _summary(metrics: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ from tasks.inputs import Iteration, read_iteration
 from tasks.params_sections import Holdout, Select
 from tasks.stage import main
 from tasks.store import Array, Store
-from tasks.tables import ASKED, FROZEN_MANIFEST, SCORES, SELECTION
+from tasks.tables import ASKED, FROZEN_MANIFEST, LABELS, SCORES, SELECTION
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,17 @@ def _gather(store: Store, classes: int, exclude: tuple[str, ...]) -> Scored:
         raise GleanerError(f"select: {len(broken)} scores are not finite, the first is of item {item}.")
     answered = pc.and_(pc.equal(asked["arm"], "holdout"), pc.not_equal(asked["state"], "skipped"))
     measured = asked.filter(answered).num_rows
-    return Scored(manifest, _candidates(manifest, asked, exclude), probabilities, utility, measured, asked.num_rows)
+    known = pa.chunked_array([*asked["item_id"].chunks, *store.read_table(LABELS)["item_id"].chunks], pa.string())
+    return Scored(manifest, _candidates(manifest, known, exclude), probabilities, utility, measured, asked.num_rows)
 
 
-def _candidates(manifest: pa.Table, asked: pa.Table, exclude: tuple[str, ...]) -> Candidates:
+def _candidates(manifest: pa.Table, known: pa.ChunkedArray, exclude: tuple[str, ...]) -> Candidates:
     excluded = pc.is_in(manifest["uri"], pa.array(exclude, pa.string()))
     return Candidates(
         np.array(manifest["item_id"].to_pylist(), dtype=object),
         manifest["group"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64),
         pc.equal(manifest["split"], "holdout").to_numpy(),
-        pc.is_in(manifest["item_id"], asked["item_id"]).to_numpy(),
+        pc.is_in(manifest["item_id"], known.combine_chunks()).to_numpy(),
         excluded.to_numpy(),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import artefacts, remotes, tracking
+from tasks import artefacts, corrections, remotes, tracking
 from tasks.campaign import IDENTITY, LEDGER, Campaign, read_campaign
 from tasks.errors import BadInput
 from tasks.findings import failed
@@ -65,6 +65,7 @@ def _status(campaign: Campaign) -> dict[str, Any]:
         "asked": {arm: sum(a.arm == arm for a in asked) for arm in ARMS} | {"total": len(asked)},
         "labeled": {arm: sum(a.arm == arm and a.state == "labeled" for a in asked) for arm in ARMS}
         | {"total": sum(a.state == "labeled" for a in asked)},
+        "corrections": corrections.counts(campaign),
         "skipped": sum(a.state == "skipped" for a in asked),
         "pending": sum(a.state == "pending" for a in asked),
         "disputed": _disputed(campaign, asked),

@@ -11,6 +11,8 @@ import pyarrow as pa
 
 #: why an item is in a batch
 ARMS = ("seed", "active", "control", "holdout")
+#: of a label that came from a user's correction of an image that nobody was asked about
+CORRECTION = "correction"
 #: what evaluate measured: flat JSON
 METRICS = "data/evaluation/metrics.json"
 
@@ -71,8 +73,8 @@ LABELS = _kind(
     item_id=pa.string(),
     label=pa.string(),
     class_index=pa.int16(),  # position in iteration.json's classes
-    arm=pa.string(),  # seed | active | control | holdout
-    asked_in=pa.int32(),  # iteration that asked
+    arm=pa.string(),  # seed | active | control | holdout | correction
+    asked_in=pa.int32(),  # iteration that asked, -1 for a correction
     event=pa.int64(),  # sequence number of the label event it came from
 )
 #: every item ever asked about
@@ -108,6 +110,7 @@ HISTORY = _kind(
     active=pa.int32(),
     control=pa.int32(),
     holdout=pa.int32(),
+    correction=pa.int32(),  # corrections of images that nobody was asked about, trained on as well
     asked=pa.int32(),  # size of the batch it exported
     accuracy=pa.float64(),  # on the holdout labels of that time; NaN before there were any
     low=pa.float64(),

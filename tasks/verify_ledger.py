@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tasks import artefacts, pool, repository
 from tasks.campaign import IDENTITY
+from tasks.corrections import INSTANCE as CORRECTIONS
 from tasks.ledger import IterationRow, Ledger, task_key
 from tasks.store import Store
 
@@ -62,6 +63,21 @@ def _never_twice(store: Store, ledger: Ledger) -> Iterator[str]:
             yield f"item {a.item_id[:12]} was asked about and is not in the pool"
         elif (splits[a.item_id] == "holdout") != (a.arm == "holdout"):
             yield f"item {a.item_id[:12]} of the {splits[a.item_id]} split was asked in arm {a.arm}"
+
+
+def _answers_are_of_items(store: Store, ledger: Ledger) -> Iterator[str]:
+    """Annotators answer what was asked; only a user's correction may be of another image, and that one is in the pool."""
+    selected = {row[0] for row in ledger.rows("selection")[1]}
+    columns, rows = ledger.rows("label_event")
+    source = {row[columns.index("seq")]: row[columns.index("instance")] for row in rows}
+    columns, rows = ledger.rows("answer")
+    splits = _split_of(store)
+    for row in rows:
+        seq, item = row[columns.index("seq")], row[columns.index("item_id")]
+        if item not in selected and source.get(seq) != CORRECTIONS:
+            yield f"answer {seq} is to item {item[:12]}, which was never asked about"
+        elif item not in selected and splits and item not in splits:
+            yield f"correction {seq} is of item {item[:12]}, which is not in the pool"
 
 
 def _split_of(store: Store) -> dict[str, str]:
@@ -134,6 +150,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("the ledger is sound", _sound),
     ("I1 every label event once", _every_event),
     ("I2 nothing is asked twice", _never_twice),
+    ("I1 every answer is to a question or a correction", _answers_are_of_items),
     ("I2 no two tasks with one key", _own_tasks),
     ("a closed iteration has its tag", _closed_is_tagged),
     ("the ledger holds what was tagged", _snapshot_agrees),

@@ -17,7 +17,8 @@ def votes_table(campaign: Campaign, event_seq: int) -> pa.Table:
     asked = {row["item_id"]: row for number in _numbers(campaign) for row in campaign.ledger.batch(number)}
     newest: dict[tuple[str, str], Cast] = {}
     for cast in campaign.ledger.cast(event_seq):
-        newest[cast.item_id, cast.vote.annotator] = cast
+        if cast.item_id in asked:  # a correction may be of an image that nobody was asked about
+            newest[cast.item_id, cast.vote.annotator] = cast
     rows = [_row(campaign, cast, asked[cast.item_id]) for cast in newest.values()]
     return pa.Table.from_pylist(sorted(rows, key=lambda row: int(row["event"])), schema=VOTES.schema)
 

@@ -104,7 +104,7 @@ def _freeze(store: Store, truth: Array, reserved: Array, first: Array, second: A
         state=["labeled"] * len(asked),
     )  # fmt: skip
     history = table(
-        HISTORY, iteration=[0, 1], seed=[0, 20], active=[0, 0], control=[0, 0], holdout=[0, 60], asked=[80, 10],
+        HISTORY, iteration=[0, 1], seed=[0, 20], active=[0, 0], control=[0, 0], holdout=[0, 60], correction=[0, 0], asked=[80, 10],
         accuracy=[0.33, 0.7], low=[0.2, 0.6], high=[0.5, 0.8], model_sha256=["", "a" * 64], champion=[0, 1],
     )  # fmt: skip
     iteration = Iteration("c0ffee", 2, 7, CLASSES, (8, 8, 1), len(asked), None)

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from monitoring import run as monitor
 from tasks import embed, evaluate, report, repository, score, select, train, verify, versions
+from tasks.arrivals import take_new
 from tasks.campaign import IDENTITY, LEDGER, Campaign, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
@@ -82,6 +83,10 @@ def tick(root: Path) -> str:
             return "recovered"
         poll(campaign)
         verdict = due(campaign)
+        if not verdict.now:
+            return verdict.why
+        campaign = take_new(campaign).campaign
+        verdict = due(campaign, ingested=True)
         if not verdict.now:
             return verdict.why
         number = open_iteration(campaign)

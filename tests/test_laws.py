@@ -71,7 +71,7 @@ FLOOR_2 = {
     "tasks/store.py", "tasks/ledger.py", "tasks/ledger_tables.py", "tasks/ledger_events.py", "tasks/ledger_views.py", "tasks/lock.py", "tasks/versions.py", "tasks/repository.py", "tasks/inputs.py",
     "tasks/features.py", "tasks/head.py", "tasks/acquire.py", "tasks/pool.py", "tasks/snapshot.py", "tasks/artefacts.py",
     "tasks/sightings.py", "tasks/looking.py", "tasks/counts.py", "tasks/intake.py", "tasks/stage.py", "tasks/campaign.py", "tasks/rebuilding.py",
-    "tasks/pointers.py", "tasks/remotes.py", "tasks/digests.py", "tasks/committed.py", "tasks/originals.py", "tasks/findings.py", "tasks/leftovers.py",
+    "tasks/pointers.py", "tasks/remotes.py", "tasks/digests.py", "tasks/committed.py", "tasks/originals.py", "tasks/findings.py", "tasks/leftovers.py", "tasks/corrections.py",
     "monitoring/scores.py", "monitoring/frames.py", "monitoring/outbox.py",
 }  # fmt: skip
 VENDORS = {
@@ -86,6 +86,7 @@ VENDORS = {
         "tasks/ledger_tables.py",
         "tasks/ledger_events.py",
         "tasks/labeling/oracle.py",
+        "tasks/corrections.py",
         "tasks/versions.py",
         "monitoring/outbox.py",
     ),

@@ -21,7 +21,7 @@ from tasks.inputs import Iteration, freeze
 from tasks.params import parse
 from tasks.params_sections import Params
 from tasks.store import Array, Store
-from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, MANIFEST, SELECTION, TableKind
+from tasks.tables import ARMS, ASKED, CORRECTION, FROZEN_MANIFEST, HISTORY, LABELS, MANIFEST, SELECTION, TableKind
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 STAGES = ("embed", "train", "score", "select", "evaluate", "report")
@@ -66,7 +66,7 @@ class World:
         self.history.append(
             {
                 "iteration": self.number,
-                **{arm: metrics[f"labels_{arm}"] for arm in ("seed", "active", "control", "holdout")},
+                **{arm: metrics[f"labels_{arm}"] for arm in (*ARMS, CORRECTION)},
                 "asked": len(batch),
                 **{name: nan if metrics[key] is None else metrics[key] for name, key in measured.items()},
                 "model_sha256": metrics["model_sha256"],

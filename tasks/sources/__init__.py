@@ -45,6 +45,11 @@ class Source(Protocol):
         ...
 
 
+def grows(section: Section) -> bool:
+    """Whether new images may arrive and are looked for: a data set that never changes says `FIXED = True` in its file."""
+    return section.watch and not getattr(plugins.find("sources", section.kind), "FIXED", False)
+
+
 def open_source(root: Path, section: Section) -> Source:
     """Open the source that params.yaml names; its path is relative to the workspace. Raises BadInput."""
     path = (root / Path(section.path).expanduser()).resolve() if section.path else None
