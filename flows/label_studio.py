@@ -42,6 +42,7 @@ class Account:
 def serve(root: Path, port: int) -> None:
     """Install it if need be, start it, say where it is, and wait. Raises GleanerError when it does not come up."""
     program = install()
+    print("starting (half a minute; the first time, with its database to make, a minute or two) ...", flush=True)
     with running(root, program, port) as (address, account, process):
         print(f"Label Studio   {address}   log in as {account.email}, password {account.password}")
         print(f'params.yaml: labeling: {{tool: label_studio, options: {{url: "{address}"}}}}')
