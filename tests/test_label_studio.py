@@ -205,6 +205,15 @@ def test_a_task_that_somebody_doubled_is_there_once_afterwards_and_work_on_it_st
     assert len(server.annotations()) == 1
 
 
+def test_a_doubled_task_that_somebody_began_to_work_on_is_left_alone(
+    sent: LabelStudio, server: FakeLabelStudio, tasks: list[Task]
+) -> None:
+    twin = 1 + max(server.tasks)
+    server.tasks[twin] = {**server.tasks[2], "id": twin, "annotations": [], "drafts": [{"id": 1}]}
+    sent.push(tasks)
+    assert twin in server.tasks
+
+
 def test_a_class_that_was_added_is_offered_and_what_people_changed_stays(
     sent: LabelStudio, server: FakeLabelStudio, tasks: list[Task], tmp_path: Path
 ) -> None:

@@ -223,6 +223,16 @@ def test_the_image_is_the_items_bytes_and_only_for_people_with_an_account(
     assert content not in stranger.content
 
 
+def test_a_task_that_somebody_imported_twice_is_there_once_afterwards(
+    real: RealLabelStudio, sent: LabelStudio, tasks: list[Task]
+) -> None:
+    twins = [{"data": task["data"]} for task in tasks_of(real)[:3]]
+    real.admin.call("POST", f"/api/projects/{number(sent)}/import", twins)
+    assert len(tasks_of(real)) == len(tasks) + 3
+    sent.push(tasks)
+    assert sorted(task["data"]["key"] for task in tasks_of(real)) == sorted(task.key for task in tasks)
+
+
 # what people do ---------------------------------------------------------------------------------------------
 
 
