@@ -183,6 +183,21 @@ def correct(
 
 
 @app.command()
+def collect(
+    files: Annotated[list[str], typer.Argument(help="Images of a stream, in the order in which they came.")],
+    random_only: Annotated[bool, typer.Option("--random-only", help="Ask no model: the random share alone.")] = False,
+) -> None:
+    """Offer images of a stream to the pool: a random share, and those the newest model is unsure about, within limits."""
+    from tasks.offering import offer_files
+
+    kept = 0
+    for name, offer in offer_files(Path.cwd(), [here(name) for name in files], random_only=random_only):
+        kept += offer.kept
+        print(f"{'kept' if offer.kept else 'not kept'}: {name.name}: {offer.why}")
+    print(f"{kept} of {len(files)} images are kept; the next tick that opens an iteration ingests them.")
+
+
+@app.command()
 def simulate(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Repeat for more than one. Default: params.yaml's and uniform.")

@@ -66,8 +66,7 @@ def import_labels(campaign: Campaign) -> None:
 def ingest_new(campaign: Campaign) -> Taken:
     """Take what is new in the source into the pool."""
     taken = take_new(campaign)
-    if taken.counts is not None:
-        _log().info("%d new images", taken.counts.accepted)
+    _log().info("%d new images", taken.accepted)
     return taken
 
 

@@ -45,6 +45,7 @@ class Candidates:
     reserved: Array  # (N,) bool: in the holdout split
     asked: Array  # (N,) bool: labeled, pending or skipped
     excluded: Array | bool = False  # (N,) bool: never to be asked about
+    biased: Array | bool = False  # (N,) bool: in the pool because of what a model said, hence in no random arm
 
     def eligible(self) -> Array:
         """Positions that may be asked about for training."""
@@ -52,7 +53,13 @@ class Candidates:
 
     def unmeasured(self) -> Array:
         """Reserved positions that were never asked about and may be."""
-        return np.flatnonzero(self.reserved & ~self.asked & np.logical_not(self.excluded))
+        return np.flatnonzero(self.reserved & ~self.asked & np.logical_not(self.excluded) & np.logical_not(self.biased))
+
+    def representative(self) -> Array:
+        """Eligible positions that the control arm is drawn from."""
+        return np.flatnonzero(
+            ~self.reserved & ~self.asked & np.logical_not(self.excluded) & np.logical_not(self.biased)
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ def choose(candidates: Candidates, plan: Plan, active: Picker, rng: np.random.Ge
     each eligible item had the same chance.
     """
     eligible = candidates.eligible()
-    control = rng.choice(eligible, size=min(plan.control, len(eligible)), replace=False)
+    uniform = candidates.representative()
+    control = rng.choice(uniform, size=min(plan.control, len(uniform)), replace=False)
     counts = np.bincount(candidates.groups[candidates.asked], minlength=_group_count(candidates))
     counts += np.bincount(candidates.groups[control], minlength=len(counts))
     rest = np.setdiff1d(eligible, control, assume_unique=True)
@@ -118,7 +126,7 @@ def choose(candidates: Candidates, plan: Plan, active: Picker, rng: np.random.Ge
     _require_batch(picked, rest, wanted)
     holdout = _first_by_hash(candidates, plan.holdout)
     inclusion = {
-        "control": len(control) / max(len(eligible), 1),
+        "control": len(control) / max(len(uniform), 1),
         "holdout": _holdout_share(candidates, len(holdout)),
     }
     arms = {"seed" if plan.seed else "active": picked, "control": control, "holdout": holdout}

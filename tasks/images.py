@@ -264,3 +264,20 @@ def _on_white(image: Image) -> Image:
     if image.mode != "RGBA":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+
+
+#: how the formats that browsers show begin
+SIGNATURES = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"BM", ".bmp"),
+    (b"GIF8", ".gif"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+    (b"RIFF", ".webp"),
+)
+
+
+def suffix(content: bytes) -> str:
+    """The file name's ending for encoded bytes: ".jpg", ".png", …; ".img" for what no browser shows."""
+    return next((end for signature, end in SIGNATURES if content.startswith(signature)), ".img")

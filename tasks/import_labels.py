@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks import committed, corrections, inputs, pool, refusals, repository, versions
-from tasks.arrivals import new_images, take_new
+from tasks.arrivals import new_images, take_new, watched
 from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
@@ -26,7 +26,6 @@ from tasks.labeling import RawEvent
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
 from tasks.progress import candidates_left, history, reason_to_stop
-from tasks.sources import grows
 from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES
 from tasks.votes import votes_table
@@ -127,7 +126,7 @@ def _stopped(campaign: Campaign, latest: IterationRow) -> Due | None:
 
 def _used_up(campaign: Campaign, latest: IterationRow, ingested: bool) -> Due | None:
     """With a watched source a pool without candidates is no end; None when there is something to ask or to learn from."""
-    if not grows(campaign.params.source) or any(item.iteration == latest.number for item in campaign.asked()):
+    if not watched(campaign.params) or any(item.iteration == latest.number for item in campaign.asked()):
         return None
     if candidates_left(campaign, campaign.asked()):
         return None

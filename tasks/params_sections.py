@@ -5,7 +5,7 @@ Select(strategy="margin", batch=20, first_batch=20, control=0.1).batch  ->  20
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -152,6 +152,28 @@ class CheckSetting(Section):
         return dict(self.__pydantic_extra__ or {})
 
 
+class Stream(Section):
+    """Which images of a stream are kept for the pool. A limit of 0 is none."""
+
+    enabled: bool = False
+    random_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    random_per_hour: int = Field(default=0, ge=0)
+    random_per_day: int = Field(default=100, ge=0)
+    band: tuple[Annotated[float, Share], Annotated[float, Share]] = Field(default=(0.3, 0.7), strict=False)
+    band_share: float = Field(default=1.0, ge=0.0, le=1.0)
+    per_hour: int = Field(default=50, ge=0)
+    per_day: int = Field(default=200, ge=0)
+    per_class_per_day: int = Field(default=50, ge=0)
+    total: int = Field(default=0, ge=0)
+
+    @field_validator("band")
+    @classmethod
+    def _low_to_high(cls, band: tuple[float, float]) -> tuple[float, float]:
+        if band[0] > band[1]:
+            raise ValueError(f"must be [low, high], not {list(band)}.")
+        return band
+
+
 class Stop(Section):
     """When the campaign ends."""
 
@@ -224,4 +246,5 @@ class Params(Section):
     stop: Stop
     track: Track
     alerts: Alerts = Alerts()  # an iteration that was closed before there were alerts has none in its params
+    stream: Stream = Stream()  # the same
     compute: Compute

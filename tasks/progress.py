@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from tasks import pool, stopping
+from tasks.arrivals import watched
 from tasks.campaign import Campaign
 from tasks.ledger import Asked
-from tasks.sources import grows
 from tasks.tables import HISTORY
 
 #: what stands for "none" in a table without nulls
@@ -38,5 +38,5 @@ def candidates_left(campaign: Campaign, asked: list[Asked]) -> int:
 
 def reason_to_stop(campaign: Campaign, current: list[dict[str, Any]], spent: int) -> str | None:
     """The rule of params.yaml that ends the campaign now, None to go on. `current`: rows not in the history yet."""
-    left = 1 if grows(campaign.params.source) else candidates_left(campaign, campaign.asked())  # more may arrive
+    left = 1 if watched(campaign.params) else candidates_left(campaign, campaign.asked())  # more may arrive
     return stopping.decide(campaign.params.stop, [*history(campaign), *current], spent, left)

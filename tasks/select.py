@@ -30,12 +30,13 @@ from tasks.choose import (
     later_plan,
     tie_order,
 )
+from tasks.collecting import BAND
 from tasks.columns import matrix
 from tasks.errors import GleanerError
 from tasks.features import Features
 from tasks.head import Head, read
 from tasks.inputs import Iteration, read_iteration
-from tasks.params_sections import Holdout, Select
+from tasks.params_sections import Holdout, Select, Stream
 from tasks.stage import main
 from tasks.store import Array, Store
 from tasks.tables import ASKED, FROZEN_MANIFEST, LABELS, SCORES, SELECTION
@@ -53,10 +54,10 @@ class Scored:
     asked: int  # items asked about so far
 
 
-def run(store: Store, select: Select, holdout: Holdout) -> None:
+def run(store: Store, select: Select, holdout: Holdout, stream: Stream) -> None:
     """Choose the batch. Raises BadInput when the budget is too small for a first batch."""
     iteration, head = read_iteration(store), read(store)
-    scored = _gather(store, len(iteration.classes), select.exclude)
+    scored = _gather(store, len(iteration.classes), select.exclude, stream.enabled)
     plan = _plan(scored, head, iteration, select, holdout)
     name, options = (select.strategy, select.options) if head.trained else (select.cold_start, {})
     picker = _picker(store, scored, head, acquire.strategy(name, options), iteration)
@@ -64,7 +65,7 @@ def run(store: Store, select: Select, holdout: Holdout) -> None:
     store.write_table(SELECTION, _table(scored, batch, head))
 
 
-def _gather(store: Store, classes: int, exclude: tuple[str, ...]) -> Scored:
+def _gather(store: Store, classes: int, exclude: tuple[str, ...], streamed: bool) -> Scored:
     manifest = store.read_table(FROZEN_MANIFEST, ["item_id", "uri", "group", "split", "shard", "row"]).sort_by(
         "item_id"
     )
@@ -80,10 +81,12 @@ def _gather(store: Store, classes: int, exclude: tuple[str, ...]) -> Scored:
     answered = pc.and_(pc.equal(asked["arm"], "holdout"), pc.not_equal(asked["state"], "skipped"))
     measured = asked.filter(answered).num_rows
     known = pa.chunked_array([*asked["item_id"].chunks, *store.read_table(LABELS)["item_id"].chunks], pa.string())
-    return Scored(manifest, _candidates(manifest, known, exclude), probabilities, utility, measured, asked.num_rows)
+    return Scored(
+        manifest, _candidates(manifest, known, exclude, streamed), probabilities, utility, measured, asked.num_rows
+    )
 
 
-def _candidates(manifest: pa.Table, known: pa.ChunkedArray, exclude: tuple[str, ...]) -> Candidates:
+def _candidates(manifest: pa.Table, known: pa.ChunkedArray, exclude: tuple[str, ...], streamed: bool) -> Candidates:
     excluded = pc.is_in(manifest["uri"], pa.array(exclude, pa.string()))
     return Candidates(
         np.array(manifest["item_id"].to_pylist(), dtype=object),
@@ -91,6 +94,7 @@ def _candidates(manifest: pa.Table, known: pa.ChunkedArray, exclude: tuple[str, 
         pc.equal(manifest["split"], "holdout").to_numpy(),
         pc.is_in(manifest["item_id"], known.combine_chunks()).to_numpy(),
         excluded.to_numpy(),
+        pc.starts_with(manifest["uri"], f"{BAND}/").to_numpy() if streamed else False,
     )
 
 

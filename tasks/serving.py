@@ -14,21 +14,12 @@ from typing import Any
 from tasks import pool
 from tasks.campaign import Campaign
 from tasks.errors import BadInput
-from tasks.images import Refused
+from tasks.images import Refused, suffix
 from tasks.originals import Originals
 from tasks.store import Store, sha256
 
 FOLDER = ".gleaner/serving/images"
 _TODO = "Bring the original back, or name it in select.exclude of params.yaml; then run the tick again."
-SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", ".png"),
-    (b"BM", ".bmp"),
-    (b"GIF8", ".gif"),
-    (b"II*\x00", ".tif"),
-    (b"MM\x00*", ".tif"),
-    (b"RIFF", ".webp"),
-)
 
 
 def serve(campaign: Campaign, item_ids: Sequence[str]) -> dict[str, Path]:
@@ -52,10 +43,6 @@ def _serve_one(store: Store, originals: Originals, row: dict[str, Any]) -> Path:
         raise BadInput(f"{uri}: the original cannot be read any more ({error}). {_TODO}") from None
     if hashlib.sha256(content).hexdigest() != item_id:
         raise BadInput(f"{uri}: its bytes changed since it was ingested. {_TODO}")
-    name = f"{FOLDER}/{item_id[:2]}/{item_id}{_suffix(content)}"
+    name = f"{FOLDER}/{item_id[:2]}/{item_id}{suffix(content)}"
     store.write_bytes(name, content)
     return store.path(name)
-
-
-def _suffix(content: bytes) -> str:
-    return next((suffix for signature, suffix in SIGNATURES if content.startswith(signature)), ".img")

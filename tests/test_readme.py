@@ -205,7 +205,7 @@ TOP = {"tasks", "flows", "monitoring", "tests", "docs", "benchmarks", ".ci", "da
 PLACEHOLDER = re.compile(r"<[a-z]+>|…|\*|NNNN|\{|\$")
 BY_OTHERS = (  # made by the demo, a labeling tool, the full tick or a push, none of which the fixture runs
     ".gleaner/demo", ".gleaner/tables.html", ".gleaner/mailbox", ".gleaner/mlflow.db", ".gleaner/prefect",
-    ".gleaner/serving", ".gleaner/label-studio", ".gleaner/alerts", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/refused.csv", "data/inputs/previous", ".dvc/tmp/rwlock",
+    ".gleaner/serving", ".gleaner/label-studio", ".gleaner/alerts", ".gleaner/heartbeat.json", ".gleaner/schedule.json", ".gleaner/cron.log", ".gleaner/logs", ".gleaner/mlartifacts", "data/exchange", "data/inbox", "data/refused.csv", "data/inputs/previous", ".dvc/tmp/rwlock",
 )  # fmt: skip
 
 

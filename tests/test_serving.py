@@ -55,7 +55,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("serving")
     images = image_folder(folder / "images")
     shutil.copytree(images, folder / "pristine")
-    return World(make_workspace(folder / "base", images), images)
+    return World(make_workspace(folder / "base", images, **{"source.watch": False}), images)
 
 
 @pytest.fixture
