@@ -27,9 +27,10 @@ test: $(READY)       ## the tests (minutes)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)  ## only the slow tests
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not exhaustive"
 
-test-all: test test-slow ## the tests and the slow ones
+test-all: test test-slow ## the tests, the slow ones, and those that try every point
+	$(PYTEST) -m exhaustive
 
 check: $(READY)      ## format, lint, types
 	$(BIN)/ruff format --check .

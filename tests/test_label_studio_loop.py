@@ -111,6 +111,7 @@ def test_killed_around_the_import_into_the_server(calm: Calm, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_any_other_effect(calm: Calm, tmp_path: Path) -> None:
     done = points(calm, "label_studio:import", "import:store:after")
     killed(calm, tmp_path, [n for n in range(1, len(calm.points) + 1) if n not in done])
@@ -153,12 +154,14 @@ def test_an_answer_lost_at_every_fifth_request(calm: Calm, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("first", [2, 3, 4, 5])
 def test_an_answer_lost_at_any_other_request(calm: Calm, first: int, tmp_path: Path) -> None:
     cut_at(calm, tmp_path, range(first, calm.requests + 1, 5))
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_server_gone_from_any_request_on(calm: Calm, tmp_path: Path) -> None:
     for number in range(1, calm.requests + 1):
         root = copy(calm.before, tmp_path / f"gone-{number}")
