@@ -33,7 +33,8 @@ from tasks.closing import Closed
 from tasks.errors import GleanerError, Unreachable
 from tasks.export import export, finish_exported
 from tasks.findings import FINDINGS
-from tasks.import_labels import due, open_iteration, poll
+from tasks.import_labels import due, open_iteration
+from tasks.polling import poll
 
 LOGS = ".gleaner/logs"
 OUTSIDE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [1, 5, 20], "cache_policy": NO_CACHE}

@@ -22,7 +22,8 @@ from tasks import tracking, versions
 from tasks.campaign import open_campaign
 from tasks.errors import Unreachable
 from tasks.export import send_again
-from tasks.import_labels import due, poll
+from tasks.import_labels import due
+from tasks.polling import poll
 from tasks.refusals import warning
 
 if TYPE_CHECKING:

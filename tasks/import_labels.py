@@ -15,22 +15,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks import committed, corrections, inputs, pool, refusals, repository, versions
+from tasks import committed, inputs, pool, refusals, repository, versions
 from tasks.arrivals import new_images, take_new, watched
-from tasks.campaign import LEDGER, Campaign, open_campaign, utc_now
+from tasks.campaign import Campaign, open_campaign, utc_now
 from tasks.checkpoint import checkpoint
 from tasks.choose import first_plan, holdout_target
 from tasks.errors import BadInput, did_you_mean
 from tasks.export import finish_exported, send_again
-from tasks.labeling import RawEvent
 from tasks.ledger import Asked, IterationRow
 from tasks.params_sections import Params
+from tasks.polling import poll
 from tasks.progress import candidates_left, history, reason_to_stop
 from tasks.stage import guarded
 from tasks.tables import ASKED, FROZEN_MANIFEST, HISTORY, LABELS, VOTES
 from tasks.votes import votes_table
-
-MOST_GONE, MOST_GONE_SHARE = 10, 0.1  # answers that may be deleted between two looks without anybody asking
 
 
 @dataclass(frozen=True)
@@ -40,53 +38,6 @@ class Due:
     now: bool
     why: str
     waiting: bool = False  # answers may come: looking again later makes sense
-
-
-def poll(campaign: Campaign) -> int:
-    """Pull, store and interpret what the labeling tool has; returns the number of new answers."""
-    if campaign.ledger.latest() is None:
-        campaign.tool.require()  # a tool that cannot work is refused before the campaign begins
-        return 0
-    stored, in_files = _store(campaign)
-    stored += corrections.store(campaign)
-    answers = campaign.ledger.interpret_events(campaign.tool.interpret, campaign.classes, campaign.tool.instance)
-    answers += corrections.interpret(campaign)
-    checkpoint("import:interpret:after")
-    refusals.write(campaign, in_files)
-    if stored:
-        campaign.ledger.backup(campaign.store.path(f"{LEDGER}.backup"))
-    return answers
-
-
-def _store(campaign: Campaign) -> tuple[int, list[RawEvent]]:
-    """Store what the tool tells, page by page, as it came: how much was new, and the events that stand in files."""
-    tool, ledger = campaign.tool, campaign.ledger
-    tool.require()
-    stored, in_files = 0, []
-    for page in tool.pull(ledger.cursor(tool.instance)):
-        checkpoint("import:store:before")
-        stored += ledger.store_events(tool.instance, page.events, page.cursor)
-        checkpoint("import:store:after")
-        in_files += [event for event in page.events if event.row is not None]
-    gone = list(tool.deleted(ledger.live(tool.instance)))
-    _require_few(campaign, len(gone))
-    return stored + ledger.store_events(tool.instance, gone), in_files
-
-
-def _require_few(campaign: Campaign, gone: int) -> None:
-    """People delete an answer now and then; when many are gone at once, more likely a server was set back to a backup."""
-    latest = campaign.ledger.latest()
-    if latest is None or gone <= MOST_GONE:
-        return
-    held = sum(1 for _ in campaign.ledger.live(campaign.tool.instance))
-    if gone <= held * MOST_GONE_SHARE:
-        return
-    if campaign.ledger.decided("deletions", latest.number) is None:
-        raise BadInput(
-            f"{gone} of {held} answers are gone from the labeling tool ({campaign.tool.address}). None of them is forgotten "
-            "yet. If its data were lost, bring them back from its backup; if people deleted them on purpose: "
-            "gleaner accept-deletions --because REASON"
-        )
 
 
 def due(campaign: Campaign, *, ingested: bool = False) -> Due:

@@ -24,9 +24,10 @@ from tasks.arrivals import take_new
 from tasks.campaign import IDENTITY, LEDGER, Campaign, open_campaign
 from tasks.checkpoint import checkpoint, restart
 from tasks.export import export, finish_exported
-from tasks.import_labels import due, open_iteration, poll
+from tasks.import_labels import due, open_iteration
 from tasks.ingest import ingest
 from tasks.ledger import TABLES, open_ledger
+from tasks.polling import poll
 from tasks.stage import call
 from tasks.store import Store, sha256
 from tasks.workspace import init, set_value

@@ -23,9 +23,9 @@ from tasks.alert_urls import VARIABLE, entries, secret_parts, shown
 from tasks.campaign import open_campaign
 from tasks.disclosure import secrets
 from tasks.errors import BadInput, GleanerError
-from tasks.import_labels import poll
 from tasks.params import load
 from tasks.params_sections import Event
+from tasks.polling import poll
 from tests.quick import copy, edit, tick
 from tests.receivers import SECRET, mail_server, webhook
 

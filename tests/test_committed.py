@@ -18,8 +18,9 @@ from tasks.campaign import open_campaign
 from tasks.digests import KNOWN, digest, digests
 from tasks.errors import BadInput, GleanerError
 from tasks.export import export
-from tasks.import_labels import open_iteration, poll
+from tasks.import_labels import open_iteration
 from tasks.ingest import ingest
+from tasks.polling import poll
 from tasks.restore import fork
 from tasks.store import Store
 from tasks.verify import verify

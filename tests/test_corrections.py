@@ -21,9 +21,9 @@ from tasks import corrections
 from tasks.campaign import IDENTITY, LEDGER, Campaign, open_campaign, read_campaign
 from tasks.corrections import INSTANCE, SPOOL, Correction, correct, correct_all, read_file
 from tasks.errors import BadInput, GleanerError
-from tasks.import_labels import poll
 from tasks.ledger import Asked, open_ledger
 from tasks.lock import campaign_lock
+from tasks.polling import poll
 from tasks.pool import read_manifest
 from tasks.restore import fork, restore
 from tasks.status import status

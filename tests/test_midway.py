@@ -18,9 +18,10 @@ from tasks import repository
 from tasks.campaign import open_campaign
 from tasks.errors import BadInput, GleanerError
 from tasks.export import export
-from tasks.import_labels import due, open_iteration, poll
+from tasks.import_labels import due, open_iteration
 from tasks.ingest import ingest
 from tasks.inputs import read_iteration
+from tasks.polling import poll
 from tasks.pool import read_manifest
 from tasks.restore import fork, restore
 from tasks.status import status
