@@ -113,7 +113,7 @@ def test_prefect_shows_a_run_an_iteration_and_a_task_a_stage(campaign: Path) -> 
         "export",
         "track",
     ]
-    assert sorted(tasks[:13]) == sorted(["import labels", "open", *order])
+    assert sorted(tasks[:14]) == sorted(["import labels", "ingest", "open", *order])
     assert {"markdown", "table"} <= artifacts
 
 
