@@ -15,7 +15,7 @@ import typer
 
 from flows.cli_labeling import app as labeling
 from flows.cli_schedule import app as schedules
-from flows.launcher import ANYWHERE
+from flows.launcher import ANYWHERE, here
 from tasks.errors import BadInput, GleanerError, InvariantBroken
 
 EPILOG = """A first campaign: gleaner init deer; cd deer; edit params.yaml (source, classes); gleaner ingest; gleaner tick.
@@ -31,11 +31,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-def here(path: str) -> Path:
-    """A path as the user wrote it: relative to where the command was started, not to the workspace."""
-    return (Path(os.environ.get("GLEANER_STARTED_IN", ".")) / Path(path).expanduser()).resolve()
 
 
 def _print_json(value: Any) -> None:
@@ -157,44 +152,6 @@ def run(
     from flows.run import run_ticks
 
     _tell(run_ticks(Path.cwd(), iterations, wait))
-
-
-@app.command()
-def correct(
-    image: Annotated[
-        str | None, typer.Argument(help="A name or item id of the pool, or a file with its bytes.")
-    ] = None,
-    label: Annotated[str | None, typer.Argument(help="What is right: a class, or skip to take it back.")] = None,
-    by: Annotated[str, typer.Option(help="Who says so.")] = "",
-    file: Annotated[str | None, typer.Option(help="A CSV file with the columns image, label and by.")] = None,
-) -> None:
-    """Say that a served prediction was wrong and what is right; the next tick reads it, also when one is at work now."""
-    from tasks.corrections import Correction, correct_all, item_of, read_file
-
-    if (file is None) == (image is None) or (image is not None and not (label and by)):
-        raise BadInput("give IMAGE LABEL --by NAME, or --file FILE with the columns image, label and by.")
-    if file is not None:
-        found = read_file(here(file), by)
-    else:
-        path = here(str(image))
-        found = [Correction(item_of(path.read_bytes()) if path.is_file() else str(image), str(label), by)]
-    noted = len(correct_all(Path.cwd(), found))
-    print(f"{noted} correction{'' if noted == 1 else 's'} noted. The next `gleaner tick` reads what is new.")
-
-
-@app.command()
-def collect(
-    files: Annotated[list[str], typer.Argument(help="Images of a stream, in the order in which they came.")],
-    random_only: Annotated[bool, typer.Option("--random-only", help="Ask no model: the random share alone.")] = False,
-) -> None:
-    """Offer images of a stream to the pool: a random share, and those the newest model is unsure about, within limits."""
-    from tasks.offering import offer_files
-
-    kept = 0
-    for name, offer in offer_files(Path.cwd(), [here(name) for name in files], random_only=random_only):
-        kept += offer.kept
-        print(f"{'kept' if offer.kept else 'not kept'}: {name.name}: {offer.why}")
-    print(f"{kept} of {len(files)} images are kept; the next tick that opens an iteration ingests them.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands about annotators and their tools; `flows/cli.py` takes them up."""
+"""The commands about annotators, their tools and users' corrections; `flows/cli.py` takes them up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.launcher import here
 from tasks.errors import BadInput
 
 app = typer.Typer()
@@ -59,3 +60,41 @@ def label_studio(
     from flows.label_studio import serve
 
     serve(Path.cwd(), port)
+
+
+@app.command()
+def correct(
+    image: Annotated[
+        str | None, typer.Argument(help="A name or item id of the pool, or a file with its bytes.")
+    ] = None,
+    label: Annotated[str | None, typer.Argument(help="What is right: a class, or skip to take it back.")] = None,
+    by: Annotated[str, typer.Option(help="Who says so.")] = "",
+    file: Annotated[str | None, typer.Option(help="A CSV file with the columns image, label and by.")] = None,
+) -> None:
+    """Say that a served prediction was wrong and what is right; the next tick reads it, also when one is at work now."""
+    from tasks.corrections import Correction, correct_all, item_of, read_file
+
+    if (file is None) == (image is None) or (image is not None and not (label and by)):
+        raise BadInput("give IMAGE LABEL --by NAME, or --file FILE with the columns image, label and by.")
+    if file is not None:
+        found = read_file(here(file), by)
+    else:
+        path = here(str(image))
+        found = [Correction(item_of(path.read_bytes()) if path.is_file() else str(image), str(label), by)]
+    noted = len(correct_all(Path.cwd(), found))
+    print(f"{noted} correction{'' if noted == 1 else 's'} noted. The next `gleaner tick` reads what is new.")
+
+
+@app.command()
+def collect(
+    files: Annotated[list[str], typer.Argument(help="Images of a stream, in the order in which they came.")],
+    random_only: Annotated[bool, typer.Option("--random-only", help="Ask no model: the random share alone.")] = False,
+) -> None:
+    """Offer images of a stream to the pool: a random share, and those the newest model is unsure about, within limits."""
+    from tasks.offering import offer_files
+
+    kept = 0
+    for name, offer in offer_files(Path.cwd(), [here(name) for name in files], random_only=random_only):
+        kept += offer.kept
+        print(f"{'kept' if offer.kept else 'not kept'}: {name.name}: {offer.why}")
+    print(f"{kept} of {len(files)} images are kept; the next tick that opens an iteration ingests them.")

@@ -13,6 +13,11 @@ from pathlib import Path
 ANYWHERE = {"init", "demo", "--help", "-h", "--version"}  # commands that need no workspace: the clone's own code runs
 
 
+def here(path: str) -> Path:
+    """A path as the user wrote it: relative to where the command was started, not to the workspace."""
+    return (Path(os.environ.get("GLEANER_STARTED_IN", ".")) / Path(path).expanduser()).resolve()
+
+
 def main() -> int:
     """Replace this process by the workspace's command line. Returns an exit code only when it cannot."""
     arguments = sys.argv[1:]

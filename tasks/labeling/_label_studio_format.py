@@ -19,7 +19,7 @@ from tasks.labeling import Task, Uninterpretable
 
 IMAGE = "image"  # name of the image tag and of its field in a task's data
 CONTROL = "label"  # name of the choices tag
-TODO = "Choose one class (its key is in brackets), then Submit. None fits: Skip."
+INSTRUCTION = "Choose one class (its key is in brackets), then Submit. None fits: Skip."
 SHORT = 200  # characters of somebody's value that are shown
 
 
@@ -29,7 +29,7 @@ def labeling_config(classes: Sequence[str]) -> str:
     Label Studio magnifies small images: what is below them would be out of sight, hence the order and the height.
     """
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Header", value=TODO, size="5")
+    ElementTree.SubElement(view, "Header", value=INSTRUCTION, size="5")
     shape = {"name": CONTROL, "toName": IMAGE, "choice": "single", "showInline": "true"}
     choices = ElementTree.SubElement(view, "Choices", shape)
     for name in classes:
